@@ -1,0 +1,8 @@
+//! Behavior-curated pretraining data, as a library behind the `pipeline` program.
+//!
+//! A recipe becomes a [`config`], a config becomes a plan, and a plan is executed into a run folder.
+//! Dependencies point one way: `countdown` and `behavior` know no files, clock or network; `lm` knows no stage;
+//! only `stages` join them.
+
+pub mod behavior;
+pub mod error;
