@@ -5,4 +5,6 @@
 //! only `stages` join them.
 
 pub mod behavior;
+pub mod data;
 pub mod error;
+pub mod run;

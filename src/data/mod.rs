@@ -1,0 +1,3 @@
+//! Documents and the files that hold them.
+
+pub mod document;
