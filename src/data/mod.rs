@@ -1,3 +1,7 @@
 //! Documents and the files that hold them.
 
 pub mod document;
+mod jsonl_source;
+mod parquet_footer;
+mod parquet_source;
+pub mod shard;
