@@ -116,6 +116,21 @@ impl LabelStatistics {
     }
 }
 
+/// How well a matched corpus fits its partner.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Fit {
+    /// Documents of the partner, and how many of them found a match.
+    pub wanted: u64,
+    pub matched: u64,
+    /// Tokens of the partner and of the match.
+    pub tokens_wanted: u64,
+    pub tokens_matched: u64,
+    /// Mean absolute difference in tokens between a document and its match.
+    pub mean_difference: f64,
+    /// The Kolmogorov–Smirnov distance between the two length distributions: 0 equal, 1 disjoint.
+    pub length_distance: f64,
+}
+
 /// The record of one finished unit of one stage. It holds no clock reading: equal inputs give byte-equal manifests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Manifest {
@@ -135,8 +150,28 @@ pub struct Manifest {
     /// Who judged, for the stage that judges.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeIdentity>,
+    /// What each corpus holds, for the stage that writes corpora.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub corpora: BTreeMap<String, CorpusRecord>,
     /// The program's version.
     pub version: String,
+}
+
+/// What one corpus holds. Its counts, too, account for every row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CorpusRecord {
+    pub counts: Counts,
+    pub train_documents: u64,
+    pub train_tokens: u64,
+    pub test_documents: u64,
+    pub test_tokens: u64,
+    /// Tokens per document: the 10 %, 50 % and 90 % quantiles.
+    pub token_quantiles: [u32; 3],
+    /// Documents that show each behavior, in the order of [`Behavior::ALL`].
+    pub shown: [u64; 4],
+    /// How well it fits the corpus that it is matched to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
 }
 
 impl Manifest {

@@ -67,6 +67,7 @@ impl WorkContext<'_> {
             counts: work.counts,
             labels: work.labels,
             judge: work.judge,
+            corpora: std::collections::BTreeMap::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -6,7 +6,7 @@ use crate::behavior::Behavior;
 use crate::config::Curate;
 use crate::data::document::{DocumentBatch, Wanted};
 use crate::data::near_duplicates::Clusters;
-use crate::data::parquet_source;
+use crate::data::sidecar;
 use crate::data::schema;
 use crate::plan::{Plan, Stage, Unit};
 use crate::run::Runner;
@@ -90,8 +90,8 @@ fn wanted_columns(conditions: &[Condition]) -> Wanted {
 /// A unit's labels with the sketches of the same documents. Documents that the judge quarantined have no labels and are left out.
 pub fn read_unit(runner: &Runner, stage: &Stage, unit: &Unit) -> anyhow::Result<UnitTable> {
     let (classify, sketch) = sources(runner.plan, stage)?;
-    let labels = parquet_source::read_all(&runner.dir.path(format!("{}/labels/{}.parquet", classify.folder, unit.id)))?;
-    let sketch = parquet_source::read_all(&runner.dir.path(format!("{}/{}.parquet", sketch.folder, unit.id)))?;
+    let labels = sidecar::read(&runner.dir.path(format!("{}/labels/{}.parquet", classify.folder, unit.id)))?;
+    let sketch = sidecar::read(&runner.dir.path(format!("{}/{}.parquet", sketch.folder, unit.id)))?;
     let label_rows = labels.column_by_name("source_row").context("labels lack `source_row`")?.as_primitive::<Int64Type>();
     let sketch_rows = sketch.column_by_name("source_row").context("the sketch lacks `source_row`")?.as_primitive::<Int64Type>();
     let mut places = Vec::with_capacity(label_rows.len());
@@ -161,6 +161,7 @@ fn add_unit(gathered: &mut Gathered, keys: &mut Keys, unit: u32, table: &UnitTab
             tokens: tokens.value(row) as u32,
             chars: chars.value(row).min(i64::from(u32::MAX)) as u32,
             selected: selected.iter().zip(0..).map(|(selected, bit)| u32::from(selected[row]) << bit).sum(),
+            shown: counts.iter().zip(0..).map(|(counts, bit)| u8::from(counts.as_primitive::<Int32Type>().value(row) > 0) << bit).sum(),
             contaminated: contaminated.is_valid(row),
             same_text: index,
             cluster: index,
@@ -204,16 +205,12 @@ fn document_columns(documents: &[DocumentBatch], rows: &[i64]) -> Vec<Column> {
 
 /// Fills in each document's first equal text and first near duplicate.
 fn cluster(facts: &mut [Facts], keys: Keys, curate: &Curate) {
-    let mut equal = Clusters::new(facts.len());
-    let mut near = Clusters::new(facts.len());
+    let mut equal = Clusters::new(facts.len() as u32);
+    let mut near = Clusters::new(facts.len() as u32);
     if curate.deduplicate.exact || curate.deduplicate.near {
-        // Equal in both halves of the key: cluster by a bijective mix of them that sorting can use.
         let mut pairs: Vec<([u64; 2], u32)> = keys.exact.into_iter().zip(0..).collect();
-        pairs.sort_unstable();
-        for pair in pairs.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
-            equal.join(pair[0].1, pair[1].1);
-            near.join(pair[0].1, pair[1].1);
-        }
+        equal.add_band(&mut pairs);
+        near.add_band(&mut pairs);
     }
     for mut band in keys.bands {
         near.add_band(&mut band);

@@ -4,6 +4,7 @@
 //! document before it, does the budget or the match have room for it.
 
 use crate::config::{Corpus, Curate};
+use crate::run::manifest::Fit;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What selection knows of a document. Documents are numbered in corpus order.
@@ -19,6 +20,8 @@ pub struct Facts {
     pub chars: u32,
     /// Bit i: the condition of the i-th corpus (by name) selects it.
     pub selected: u32,
+    /// Bit b: it shows the b-th behavior.
+    pub shown: u8,
     pub contaminated: bool,
     /// The first document with the same text, and the first of its cluster of near duplicates.
     pub same_text: u32,
@@ -68,21 +71,6 @@ pub struct Selection {
     pub test: Vec<u32>,
     /// How well a matched corpus fits its partner.
     pub fit: Option<Fit>,
-}
-
-/// How well a matched corpus fits its partner.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-pub struct Fit {
-    /// Documents of the partner, and how many of them found a match.
-    pub wanted: u64,
-    pub matched: u64,
-    /// Tokens of the partner and of the match.
-    pub tokens_wanted: u64,
-    pub tokens_matched: u64,
-    /// Mean absolute difference in tokens between a document and its match.
-    pub mean_difference: f64,
-    /// The Kolmogorov–Smirnov distance between the two length distributions: 0 equal, 1 disjoint.
-    pub length_distance: f64,
 }
 
 /// Selects for all corpora, in the order of their names.
@@ -212,7 +200,7 @@ mod tests {
     use crate::config::Deduplicate;
 
     fn document(id: u64, tokens: u32, selected: u32) -> Facts {
-        Facts { unit: 0, row: id, id, tokens, chars: 4 * tokens, selected, contaminated: false, same_text: id as u32, cluster: id as u32 }
+        Facts { unit: 0, row: id, id, tokens, chars: 4 * tokens, selected, shown: 0, contaminated: false, same_text: id as u32, cluster: id as u32 }
     }
 
     fn curate(corpora: &[(&str, Option<u64>, Option<&str>)], test_share: f64) -> Curate {

@@ -2,7 +2,7 @@
 
 use crate::config::Decontaminate;
 use crate::data::decontaminate::Contamination;
-use crate::data::parquet_source;
+use crate::data::sidecar;
 use anyhow::Context;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::DataType;
@@ -38,7 +38,7 @@ fn jsonl_texts(path: &Path, fields: &[String]) -> anyhow::Result<Vec<String>> {
 }
 
 fn parquet_texts(path: &Path, fields: &[String]) -> anyhow::Result<Vec<String>> {
-    let batch = parquet_source::read_all(path)?;
+    let batch = sidecar::read(path)?;
     let mut texts = Vec::new();
     for field in fields {
         let column = batch.column_by_name(field).with_context(|| format!("test set `{}` has no column `{field}`", path.display()))?;
