@@ -3,5 +3,7 @@
 pub mod document;
 mod jsonl_source;
 mod parquet_footer;
+pub mod parquet_sink;
 mod parquet_source;
+mod positioned_file;
 pub mod shard;
