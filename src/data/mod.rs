@@ -1,10 +1,14 @@
-//! Documents and the files that hold them.
+//! Documents and where they come from: shards on disk, on the hub, and between the two; and what is computed on text.
 
 pub mod document;
+pub mod hub;
 mod jsonl_source;
 mod parquet_footer;
+pub mod parquet_sink;
 mod parquet_source;
+mod positioned_file;
 pub mod sample;
 pub mod schema;
 pub mod shard;
+pub mod shard_store;
 pub mod sidecar;

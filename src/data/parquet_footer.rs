@@ -10,6 +10,7 @@ use anyhow::Result;
 use parquet::arrow::parquet_to_arrow_schema;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader};
 
+use super::positioned_file::PositionedFile;
 use super::shard::{Column, Footer, RowGroup, damaged};
 
 /// Footers of 100,000 column chunks fit in 64 KiB to a few MiB; the first fetch gets most of them whole.
@@ -17,6 +18,11 @@ const FIRST_FETCH_BYTES: u64 = 64 << 10;
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
 const MAX_SCHEMA_DEPTH: usize = 64;
 const MAGIC: &[u8; 4] = b"PAR1";
+
+/// The checked footer of a local file.
+pub(super) fn read_file(name: &str, file: &PositionedFile) -> Result<ParquetMetaData> {
+    read(name, file.size(), &mut |range| file.range(name, range))
+}
 
 /// Reads, checks and decodes the footer of a file of `size` bytes through `fetch`.
 pub(super) fn read(

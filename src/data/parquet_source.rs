@@ -4,8 +4,6 @@
 //! of the file, and text that a writer left unannotated is checked too. Nothing is copied: the arrays view the decompressed pages.
 
 use std::any::Any;
-use std::fs::File;
-use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -16,7 +14,6 @@ use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, RecordBatch, Strin
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::{can_cast_types, cast};
 use arrow::datatypes::{DataType, FieldRef, Schema};
-use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
@@ -26,11 +23,12 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     ColumnChunkMask, PageIndexPolicy, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader,
 };
-use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::reader::ChunkReader;
 use parquet::schema::types::{SchemaDescriptor, Type};
 
 use super::document::{ColumnMap, Defect, DocumentBatch, Wanted};
 use super::parquet_footer;
+use super::positioned_file::PositionedFile;
 use super::shard::{Batches, Footer, cannot_open, damaged, no_column};
 use crate::error::{Exit, Failure};
 
@@ -56,12 +54,8 @@ impl ParquetShard {
     pub(super) fn open(path: &Path, columns: &ColumnMap) -> Result<Self> {
         let name: Arc<str> = path.display().to_string().into();
         let file = PositionedFile::open(path).map_err(|error| cannot_open(path, &error))?;
-        let size = file.size;
-        let mut fetch = |range: Range<u64>| {
-            let bytes = file.get_bytes(range.start, usize::try_from(range.end - range.start)?);
-            Ok(bytes.map_err(|error| parquet_failure(&name, &error))?.to_vec())
-        };
-        let footer = parquet_footer::fetch_footer(&name, size, &mut fetch)?;
+        let size = file.size();
+        let footer = parquet_footer::fetch_footer(&name, size, &mut |range| file.range(&name, range))?;
         let metadata = parquet_footer::decode(&name, &footer, None)?;
         parquet_footer::check_extents(&metadata, size).map_err(|reason| damaged(&name, reason))?;
 
@@ -468,7 +462,7 @@ pub(super) fn shielded<T>(name: &str, read: impl FnOnce() -> Result<T, ParquetEr
     }
 }
 
-fn parquet_failure(name: &str, error: &ParquetError) -> anyhow::Error {
+pub(super) fn parquet_failure(name: &str, error: &ParquetError) -> anyhow::Error {
     let reason = error.to_string();
     // The crate begins its messages with their kind, as in `EOF: ` or `Parquet error: `.
     let reason = reason.split_once(": ").map_or(reason.as_str(), |(_, rest)| rest);
@@ -478,71 +472,4 @@ fn parquet_failure(name: &str, error: &ParquetError) -> anyhow::Error {
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let message = panic.downcast_ref::<String>().map(String::as_str);
     message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("its content makes no sense")
-}
-
-/// A file read by position, so that threads that read it do not move each other. Not memory-mapped: a mapped file that
-/// shrinks kills the process, and mapping measured no faster.
-#[derive(Debug, Clone)]
-struct PositionedFile {
-    file: Arc<File>,
-    size: u64,
-}
-
-impl PositionedFile {
-    fn open(path: &Path) -> std::io::Result<Self> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if metadata.is_dir() {
-            return Err(std::io::ErrorKind::IsADirectory.into());
-        }
-        Ok(Self { file: Arc::new(file), size: metadata.len() })
-    }
-
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        #[cfg(unix)]
-        return std::os::unix::fs::FileExt::read_at(self.file.as_ref(), bytes, offset);
-        #[cfg(windows)]
-        return std::os::windows::fs::FileExt::seek_read(self.file.as_ref(), bytes, offset);
-    }
-}
-
-impl Length for PositionedFile {
-    fn len(&self) -> u64 {
-        self.size
-    }
-}
-
-impl ChunkReader for PositionedFile {
-    type T = BufReader<PositionedRead>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(BufReader::new(PositionedRead { file: self.clone(), offset: start }))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        // Before reserving memory: a damaged page header may claim anything.
-        if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
-            return Err(ParquetError::EOF(format!("{length} bytes at {start} lie outside the file")));
-        }
-        let mut bytes = Vec::with_capacity(length);
-        PositionedRead { file: self.clone(), offset: start }.take(length as u64).read_to_end(&mut bytes)?;
-        if bytes.len() < length {
-            return Err(ParquetError::EOF("it ended while it was read".to_owned()));
-        }
-        Ok(bytes.into())
-    }
-}
-
-#[derive(Debug)]
-struct PositionedRead {
-    file: PositionedFile,
-    offset: u64,
-}
-
-impl Read for PositionedRead {
-    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read_at(bytes, self.offset)?;
-        self.offset += read as u64;
-        Ok(read)
-    }
 }
