@@ -7,3 +7,4 @@
 pub mod behavior;
 pub mod config;
 pub mod error;
+pub mod lm;
