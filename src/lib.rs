@@ -10,6 +10,7 @@ pub mod commands;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod lm;
 pub mod plan;
 pub mod run;
 pub mod stages;
