@@ -34,9 +34,7 @@ pub enum Command {
     /// Print the JSON Schema of recipes, events and manifests, and the columns of every Parquet kind
     Schema(Schema),
     /// Print a completion script for a shell
-    Completions {
-        shell: Shell,
-    },
+    Completions { shell: Shell },
 }
 
 #[derive(Debug, Args)]

@@ -34,5 +34,7 @@ fn report(error: &anyhow::Error, out: &mut impl Write) -> std::io::Result<()> {
 
 /// Whoever reads our output may stop reading: `pipeline inspect … | head`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe))
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
 }

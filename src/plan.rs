@@ -8,7 +8,7 @@ mod keys;
 pub mod overview;
 mod units;
 
-pub use inputs::{Location, PinnedFile, Resource, Shard};
+pub use inputs::{Location, PinnedFile, Resource, Shard, format_of, hash_file};
 pub use units::Unit;
 
 use crate::config::{Classify, Columns, Config, Curate, Fetch, Recipe, Report};
@@ -116,7 +116,11 @@ impl Stage {
 
     /// The unit ids of this stage, in order.
     pub fn unit_ids<'p>(&self, plan: &'p Plan) -> Vec<&'p str> {
-        if self.work.per_unit() { plan.inputs[self.input].units.iter().map(|unit| unit.id.as_str()).collect() } else { vec!["all"] }
+        if self.work.per_unit() {
+            plan.inputs[self.input].units.iter().map(|unit| unit.id.as_str()).collect()
+        } else {
+            vec!["all"]
+        }
     }
 }
 
@@ -156,9 +160,15 @@ impl Plan {
     /// A [`Failure`] with [`Exit::Usage`] that names the settings that differ.
     pub fn reopen(mut self, recipe: &Recipe, limit: Option<u64>, folder: &str) -> anyhow::Result<Plan> {
         if self.format != FORMAT {
-            return Err(Failure::new(Exit::Usage, format!("`{folder}` was planned by another version (plan format {}, this program's is {FORMAT})", self.format))
-                .hint("choose another folder with `--run-dir`, or start over with `--fresh`")
-                .into());
+            return Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "`{folder}` was planned by another version (plan format {}, this program's is {FORMAT})",
+                    self.format
+                ),
+            )
+            .hint("choose another folder with `--run-dir`, or start over with `--fresh`")
+            .into());
         }
         let differing = keys::differences(&self.settings, &keys::settings(recipe, limit));
         if !differing.is_empty() {
@@ -188,10 +198,18 @@ impl Plan {
                 let index = match self.stages.iter().position(|stage| stage.key == key) {
                     Some(index) => index,
                     None => {
-                        let home = if arm.is_empty() || base.contains(&key) { String::new() } else { format!("arms/{arm}/") };
+                        let home =
+                            if arm.is_empty() || base.contains(&key) { String::new() } else { format!("arms/{arm}/") };
                         let folder = format!("{home}{}", work.name());
                         let reads = reads.iter().map(|&place: &usize| own[place]).collect();
-                        self.stages.push(Stage { work, key, folder, arms: Vec::new(), input: self.input_of(config).unwrap_or(0), reads });
+                        self.stages.push(Stage {
+                            work,
+                            key,
+                            folder,
+                            arms: Vec::new(),
+                            input: self.input_of(config).unwrap_or(0),
+                            reads,
+                        });
                         self.stages.len() - 1
                     }
                 };
@@ -234,7 +252,13 @@ impl Plan {
 
     fn order_units_first(&mut self) {
         let mut order: Vec<usize> = (0..self.stages.len()).collect();
-        order.sort_by_key(|&index| (!self.stages[index].work.per_unit(), self.stages[index].input * usize::from(self.stages[index].work.per_unit()), index));
+        order.sort_by_key(|&index| {
+            (
+                !self.stages[index].work.per_unit(),
+                self.stages[index].input * usize::from(self.stages[index].work.per_unit()),
+                index,
+            )
+        });
         let mut place = vec![0; order.len()];
         for (new, &old) in order.iter().enumerate() {
             place[old] = new;

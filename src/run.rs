@@ -11,8 +11,8 @@ pub mod work;
 
 use crate::data::document::ColumnMap;
 use crate::data::hub::Hub;
-use crate::data::shard::{Format, ShardReader};
-use crate::data::shard_store::{Prefetch, ShardSource, ShardStore};
+use crate::data::shard::ShardReader;
+use crate::data::shard_store::{Prefetch, ShardProgress, ShardSource, ShardStore};
 use crate::error::Exit;
 use crate::plan::{Location, Plan, Stage, Unit, Work};
 use crate::stages;
@@ -39,7 +39,7 @@ pub struct Options {
 pub struct Runner<'a> {
     pub plan: &'a Plan,
     pub dir: &'a RunDir,
-    pub hub: &'a Arc<Hub>,
+    pub hub: &'a Hub,
     pub reporter: &'a Arc<Reporter>,
     pub stop: &'a Stop,
     pub options: Options,
@@ -51,7 +51,8 @@ pub struct Runner<'a> {
 pub fn execute(runner: &Runner) -> anyhow::Result<Exit> {
     commit::sweep_temporaries(runner.dir.root())?;
     for input in 0..runner.plan.inputs.len() {
-        let stages: Vec<&Stage> = runner.plan.stages.iter().filter(|stage| stage.input == input && stage.work.per_unit()).collect();
+        let stages: Vec<&Stage> =
+            runner.plan.stages.iter().filter(|stage| stage.input == input && stage.work.per_unit()).collect();
         if !runner.documents_pass(input, &stages)? {
             return Ok(runner.stop.exit());
         }
@@ -87,7 +88,8 @@ impl<'a> Runner<'a> {
     fn documents_pass(&self, input: usize, stages: &[&'a Stage]) -> anyhow::Result<bool> {
         let units = &self.plan.inputs[input].units;
         let mut pass = stages.iter().map(|stage| self.pass_stage(stage, units)).collect::<anyhow::Result<Vec<_>>>()?;
-        let needed: Vec<usize> = (0..units.len()).filter(|&unit| pass.iter().any(|stage| stage.missing[unit])).collect();
+        let needed: Vec<usize> =
+            (0..units.len()).filter(|&unit| pass.iter().any(|stage| stage.missing[unit])).collect();
         for stage in pass.iter().filter(|stage| stage.missing.contains(&true)) {
             self.start(stage, units);
         }
@@ -113,7 +115,8 @@ impl<'a> Runner<'a> {
                 counts.add(&manifest.counts);
                 labels.add(manifest.labels.as_ref().unwrap_or(&LabelStatistics::default()));
             }
-            missing.push(manifest.is_none() && self.options.task.is_none_or(|(task, tasks)| index as u64 % tasks == task));
+            missing
+                .push(manifest.is_none() && self.options.task.is_none_or(|(task, tasks)| index as u64 % tasks == task));
         }
         let total = units.iter().map(|unit| unit.rows).sum();
         let tracker = Tracker::new(self.reporter, &stage.folder, total, &counts, &labels);
@@ -152,18 +155,33 @@ impl<'a> Runner<'a> {
             };
         }
         let shard = &input.shards[unit.shard];
-        let cx = WorkContext { plan: self.plan, stage, unit, shard, dir: self.dir, stop: self.stop, progress: &pass.tracker, max_quarantined_share };
+        let cx = WorkContext {
+            plan: self.plan,
+            stage,
+            unit,
+            shard,
+            dir: self.dir,
+            stop: self.stop,
+            progress: &pass.tracker,
+            max_quarantined_share,
+        };
         let verdict = match &mut pass.tools {
             Some(Tools::Judge(judge)) => stages::classify::run_unit(&cx, reader, judge.as_mut()),
             Some(Tools::Sketcher(sketcher)) => stages::sketch::run_unit(&cx, reader, sketcher),
             None => return Ok(true),
         };
-        match verdict.with_context(|| format!("{} of `{}`, rows from {}, failed", stage.folder, shard.name, unit.first_row))? {
+        match verdict
+            .with_context(|| format!("{} of `{}`, rows from {}, failed", stage.folder, shard.name, unit.first_row))?
+        {
             Verdict::Stopped => Ok(false),
             Verdict::Done(work) => {
                 let manifest = cx.manifest(work);
                 manifest.create(&self.dir.path(stage.manifest(&unit.id)))?;
-                self.reporter.emit(Event::UnitDone { stage: stage.folder.clone(), unit: unit.id.clone(), counts: manifest.counts });
+                self.reporter.emit(Event::UnitDone {
+                    stage: stage.folder.clone(),
+                    unit: unit.id.clone(),
+                    counts: manifest.counts,
+                });
                 Ok(true)
             }
         }
@@ -179,23 +197,49 @@ impl<'a> Runner<'a> {
         if let Work::Classify(classify) = &pass.stage.work {
             work::check_share(&pass.stage.folder, counts.quarantined, counts.rows_in, classify.max_quarantined_share)?;
         }
-        self.reporter.emit(Event::StageDone { stage: pass.stage.folder.clone(), seconds: pass.started.elapsed().as_secs_f64(), counts });
+        self.reporter.emit(Event::StageDone {
+            stage: pass.stage.folder.clone(),
+            seconds: pass.started.elapsed().as_secs_f64(),
+            counts,
+        });
         Ok(())
     }
 
     /// Opens the shards of the given units in order, one after the other, with the next ones being downloaded meanwhile.
     /// `visit(unit index, reader)` returns whether to go on.
-    pub fn over_shards(&self, input: usize, units: &[usize], mut visit: impl FnMut(usize, &ShardReader) -> anyhow::Result<bool>) -> anyhow::Result<bool> {
+    pub fn over_shards(
+        &self,
+        input: usize,
+        units: &[usize],
+        mut visit: impl FnMut(usize, &ShardReader) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<bool> {
         let input = &self.plan.inputs[input];
         let mut by_shard: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for &unit in units {
             by_shard.entry(input.units[unit].shard).or_default().push(unit);
         }
-        let sources = by_shard.keys().map(|&shard| self.source(&input.shards[shard].location)).collect::<anyhow::Result<Vec<_>>>()?;
+        let sources = by_shard
+            .keys()
+            .map(|&shard| self.source(&input.shards[shard].location))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let prefetch = Prefetch { count: input.fetch.prefetch_shards, bytes: input.fetch.prefetch_bytes.0 };
         let reporter = Arc::clone(self.reporter);
-        let progress = move |shard: &str, bytes: u64, total_bytes: u64| reporter.emit(Event::Fetching { shard: shard.to_owned(), bytes, total_bytes });
-        let store = ShardStore::new(sources, prefetch, input.fetch.keep_shards, Arc::clone(self.hub), self.dir.path("fetch"), Arc::new(progress));
+        let names: Vec<String> = by_shard.keys().map(|&shard| input.shards[shard].name.clone()).collect();
+        let progress = move |progress: ShardProgress| {
+            reporter.emit(Event::Fetching {
+                shard: names[progress.index].clone(),
+                bytes: progress.bytes,
+                total_bytes: progress.total,
+            })
+        };
+        let store = ShardStore::new(
+            sources,
+            prefetch,
+            input.fetch.keep_shards,
+            self.hub,
+            &self.dir.path("fetch"),
+            Arc::new(progress),
+        )?;
         let columns = ColumnMap::from(input.columns());
         for (place, (&index, units)) in by_shard.iter().enumerate() {
             if self.stop.requested() {
@@ -204,14 +248,14 @@ impl<'a> Runner<'a> {
             let shard = &input.shards[index];
             let guard = store.acquire(place).with_context(|| format!("cannot fetch shard `{}`", shard.name))?;
             check_unchanged(guard.path(), shard.bytes)?;
-            let reader = ShardReader::open(guard.path(), Format::of(&shard.name)?, &columns)?;
+            let reader = ShardReader::open(guard.path(), crate::plan::format_of(&shard.name)?, &columns)?;
             for &unit in units {
                 if self.stop.requested() || !visit(unit, &reader)? {
                     return Ok(false);
                 }
             }
             drop(reader);
-            guard.release()?;
+            guard.release();
         }
         Ok(true)
     }
@@ -236,7 +280,13 @@ impl<'a> Runner<'a> {
         if self.stop.requested() {
             return Ok(false);
         }
-        self.reporter.emit(Event::StageStarted { stage: stage.folder.clone(), units: 1, units_done: 0, documents: None, documents_done: 0 });
+        self.reporter.emit(Event::StageStarted {
+            stage: stage.folder.clone(),
+            units: 1,
+            units_done: 0,
+            documents: None,
+            documents_done: 0,
+        });
         let started = Instant::now();
         let manifest = match &stage.work {
             Work::Curate(curate) => match stages::curate::run(self, stage, curate)? {
@@ -247,7 +297,11 @@ impl<'a> Runner<'a> {
             Work::Classify(_) | Work::Sketch(_) => return Ok(true),
         };
         manifest.create(&self.dir.path(stage.manifest("all")))?;
-        self.reporter.emit(Event::StageDone { stage: stage.folder.clone(), seconds: started.elapsed().as_secs_f64(), counts: manifest.counts });
+        self.reporter.emit(Event::StageDone {
+            stage: stage.folder.clone(),
+            seconds: started.elapsed().as_secs_f64(),
+            counts: manifest.counts,
+        });
         Ok(true)
     }
 }
@@ -257,7 +311,9 @@ fn check_unchanged(path: &Path, bytes: u64) -> anyhow::Result<()> {
     let found = std::fs::metadata(path).with_context(|| format!("cannot read shard `{}`", path.display()))?.len();
     if found != bytes {
         let message = format!("shard `{}` has {found} bytes, but had {bytes} when it was planned", path.display());
-        return Err(crate::error::Failure::new(Exit::BadData, message).hint("restore it, or plan anew with `--replan`").into());
+        return Err(crate::error::Failure::new(Exit::BadData, message)
+            .hint("restore it, or plan anew with `--replan`")
+            .into());
     }
     Ok(())
 }

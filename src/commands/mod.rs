@@ -51,10 +51,10 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 }
 
 /// The client of hub and web servers, set up by the environment as the Hub's own clients are.
-fn hub(reporter: &Arc<Reporter>) -> anyhow::Result<Arc<Hub>> {
+fn hub(reporter: &Arc<Reporter>) -> anyhow::Result<Hub> {
     let config = HubConfig::from_env(|name| std::env::var(name).ok())?;
     let reporter = Arc::clone(reporter);
-    Ok(Arc::new(Hub::new(config, Arc::new(move |message: &str| reporter.notice(message)))))
+    Ok(Hub::new(config, Arc::new(move |message: &str| reporter.notice(message))))
 }
 
 fn run_dir(args: &RecipeArgs, recipe: &Recipe) -> RunDir {
@@ -67,10 +67,14 @@ fn stored_plan(dir: &RunDir) -> anyhow::Result<Option<Plan>> {
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Failure::new(Exit::Usage, format!("cannot read `{}`: {error}", path.display())).into()),
+        Err(error) => {
+            return Err(Failure::new(Exit::Usage, format!("cannot read `{}`: {error}", path.display())).into());
+        }
     };
-    let plan = serde_json::from_slice(&text)
-        .map_err(|error| Failure::new(Exit::Usage, format!("`{}` is not a plan of this program: {error}", path.display())).hint("start over with `--fresh`, or choose another folder"))?;
+    let plan = serde_json::from_slice(&text).map_err(|error| {
+        Failure::new(Exit::Usage, format!("`{}` is not a plan of this program: {error}", path.display()))
+            .hint("start over with `--fresh`, or choose another folder")
+    })?;
     Ok(Some(plan))
 }
 
@@ -79,6 +83,10 @@ fn existing_plan(run: &Path) -> anyhow::Result<(RunDir, Plan)> {
     let dir = RunDir::new(run);
     match stored_plan(&dir)? {
         Some(plan) => Ok((dir, plan)),
-        None => Err(Failure::new(Exit::Usage, format!("`{}` is not a run folder: it has no `plan.json`", run.display())).hint("`pipeline run RECIPE` makes one under `runs/`").into()),
+        None => {
+            Err(Failure::new(Exit::Usage, format!("`{}` is not a run folder: it has no `plan.json`", run.display()))
+                .hint("`pipeline run RECIPE` makes one under `runs/`")
+                .into())
+        }
     }
 }

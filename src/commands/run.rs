@@ -3,7 +3,7 @@
 use super::summary;
 use crate::cli::{Device, Run};
 use crate::config::{self, Recipe};
-use crate::data::hub::Hub;
+use crate::data::hub::{self, Hub};
 use crate::error::{Exit, Failure, exit_of};
 use crate::plan::Plan;
 use crate::run::commit::{self, Created};
@@ -25,7 +25,7 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Exit> {
     }
     let stop = Stop::on_signals().context("cannot listen to signals")?;
     let reporter = Arc::new(Reporter::new(json));
-    let hub = super::hub(&reporter)?;
+    let hub = super::hub(&reporter)?.stopped_by(hub::Stop::on(stop.flag()));
     let dir = super::run_dir(&args.recipe, &recipe);
 
     let _lock = dir.lock(task.map(|(index, _)| index))?;
@@ -34,15 +34,23 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Exit> {
     }
     let plan = plan(args, &recipe, &dir, &hub)?;
     reporter.log_to(&dir.events()).map_err(|error| commit::write_failure(&dir.events(), &error))?;
-    reporter.emit(Event::RunStarted { name: plan.name.clone(), plan_id: plan.plan_id.clone(), run_dir: dir.root().display().to_string(), version: env!("CARGO_PKG_VERSION").into() });
+    reporter.emit(Event::RunStarted {
+        name: plan.name.clone(),
+        plan_id: plan.plan_id.clone(),
+        run_dir: dir.root().display().to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    });
 
     let started = Instant::now();
-    let runner = Runner { plan: &plan, dir: &dir, hub: &hub, reporter: &reporter, stop: &stop, options: Options { task } };
+    let runner =
+        Runner { plan: &plan, dir: &dir, hub: &hub, reporter: &reporter, stop: &stop, options: Options { task } };
     let result = execute(&runner);
     let exit = result.as_ref().map_or_else(exit_of, |exit| *exit);
     let message = match (&result, task) {
         (Ok(Exit::Done), None) => Some(summary::of_run(&plan, &dir)?),
-        (Ok(Exit::Done), Some((index, count))) => Some(format!("task {index} of {count} is done; when all are, the same command without `--task-index` finishes the run")),
+        (Ok(Exit::Done), Some((index, count))) => Some(format!(
+            "task {index} of {count} is done; when all are, the same command without `--task-index` finishes the run"
+        )),
         (Ok(_), _) => Some("stopped; the same command goes on from here".to_owned()),
         (Err(error), _) => Some(format!("{error:#}")).filter(|_| json),
     };
@@ -71,9 +79,14 @@ fn plan(args: &Run, recipe: &Recipe, dir: &RunDir, hub: &Hub) -> anyhow::Result<
 
 fn task(args: &Run) -> anyhow::Result<Option<(u64, u64)>> {
     match (args.task_index, args.task_count) {
-        (Some(index), Some(count)) if index >= count => {
-            Err(Failure::new(Exit::Usage, format!("`--task-index {index}` is out of range: with `--task-count {count}` the last index is {}", count - 1)).into())
-        }
+        (Some(index), Some(count)) if index >= count => Err(Failure::new(
+            Exit::Usage,
+            format!(
+                "`--task-index {index}` is out of range: with `--task-count {count}` the last index is {}",
+                count - 1
+            ),
+        )
+        .into()),
         (Some(index), Some(count)) => Ok(Some((index, count))),
         _ => Ok(None),
     }

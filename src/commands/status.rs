@@ -14,12 +14,20 @@ pub fn run(args: &Status, json: bool) -> anyhow::Result<Exit> {
     } else if !args.missing {
         super::print(&overview.text())?;
     } else {
-        let missing: BTreeSet<&str> = overview.stages.iter().flat_map(|stage| stage.missing.iter().map(String::as_str)).filter(|unit| *unit != "all").collect();
+        let missing: BTreeSet<&str> = overview
+            .stages
+            .iter()
+            .flat_map(|stage| stage.missing.iter().map(String::as_str))
+            .filter(|unit| *unit != "all")
+            .collect();
         match (args.format, args.task_count) {
             (MissingFormat::Slurm, Some(tasks)) => {
                 // A unit belongs to task (its index mod the number of tasks), so that only those tasks need to run again.
                 let indices = plan.inputs.iter().flat_map(|input| input.units.iter().enumerate());
-                let tasks: BTreeSet<u64> = indices.filter(|(_, unit)| missing.contains(unit.id.as_str())).map(|(index, _)| index as u64 % tasks).collect();
+                let tasks: BTreeSet<u64> = indices
+                    .filter(|(_, unit)| missing.contains(unit.id.as_str()))
+                    .map(|(index, _)| index as u64 % tasks)
+                    .collect();
                 super::print(&(ranges(&tasks) + "\n"))?;
             }
             _ => super::print(&missing.iter().map(|unit| format!("{unit}\n")).collect::<String>())?,
@@ -37,7 +45,11 @@ fn ranges(numbers: &BTreeSet<u64>) -> String {
             _ => parts.push((number, number)),
         }
     }
-    parts.iter().map(|(start, end)| if start == end { start.to_string() } else { format!("{start}-{end}") }).collect::<Vec<_>>().join(",")
+    parts
+        .iter()
+        .map(|(start, end)| if start == end { start.to_string() } else { format!("{start}-{end}") })
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 #[cfg(test)]

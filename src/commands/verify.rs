@@ -68,7 +68,14 @@ pub fn run(args: &Verify, json: bool) -> anyhow::Result<Exit> {
     })
 }
 
-fn verify_stage(plan: &Plan, stage: &Stage, dir: &RunDir, deep: bool, findings: &mut Findings, known: &mut BTreeSet<String>) -> anyhow::Result<()> {
+fn verify_stage(
+    plan: &Plan,
+    stage: &Stage,
+    dir: &RunDir,
+    deep: bool,
+    findings: &mut Findings,
+    known: &mut BTreeSet<String>,
+) -> anyhow::Result<()> {
     let input = &plan.inputs[stage.input];
     let mut sum = Counts::default();
     for (index, unit) in stage.unit_ids(plan).into_iter().enumerate() {
@@ -86,15 +93,23 @@ fn verify_stage(plan: &Plan, stage: &Stage, dir: &RunDir, deep: bool, findings: 
         };
         findings.units += 1;
         sum.add(&manifest.counts);
-        let parts = manifest.corpora.iter().map(|(corpus, record)| (format!("{name}, corpus `{corpus}`"), &record.counts));
+        let parts =
+            manifest.corpora.iter().map(|(corpus, record)| (format!("{name}, corpus `{corpus}`"), &record.counts));
         for (name, counts) in std::iter::once((name.clone(), &manifest.counts)).chain(parts) {
             if !counts.conserve() {
-                findings.problems.push(format!("unit `{name}` does not account for every row: {}", crate::run::reporter::counts_text(counts)));
+                findings.problems.push(format!(
+                    "unit `{name}` does not account for every row: {}",
+                    crate::run::reporter::counts_text(counts)
+                ));
             }
         }
         let rows = stage.work.per_unit().then(|| input.units[index].rows).flatten();
         if rows.is_some_and(|rows| rows != manifest.counts.rows_in) {
-            findings.problems.push(format!("unit `{name}` read {} rows, the plan has {}", manifest.counts.rows_in, rows.unwrap_or(0)));
+            findings.problems.push(format!(
+                "unit `{name}` read {} rows, the plan has {}",
+                manifest.counts.rows_in,
+                rows.unwrap_or(0)
+            ));
         }
         for output in &manifest.outputs {
             findings.files += 1;
@@ -103,7 +118,12 @@ fn verify_stage(plan: &Plan, stage: &Stage, dir: &RunDir, deep: bool, findings: 
         }
     }
     if !stage.work.per_unit() && sum.rows_in > 0 && input.rows().is_some_and(|rows| rows != sum.rows_in) {
-        findings.problems.push(format!("stage `{}` saw {} rows, the plan has {}", stage.folder, sum.rows_in, input.rows().unwrap_or(0)));
+        findings.problems.push(format!(
+            "stage `{}` saw {} rows, the plan has {}",
+            stage.folder,
+            sum.rows_in,
+            input.rows().unwrap_or(0)
+        ));
     }
     if stage.work.per_unit() {
         findings.rows_in = findings.rows_in.max(sum.rows_in);
@@ -114,7 +134,9 @@ fn verify_stage(plan: &Plan, stage: &Stage, dir: &RunDir, deep: bool, findings: 
 fn check_output(path: &Path, output: &crate::run::manifest::Output, deep: bool, problems: &mut Vec<String>) {
     match std::fs::metadata(path) {
         Err(error) => problems.push(format!("`{}` is missing: {error}", output.path)),
-        Ok(metadata) if metadata.len() != output.bytes => problems.push(format!("`{}` has {} bytes, its manifest says {}", output.path, metadata.len(), output.bytes)),
+        Ok(metadata) if metadata.len() != output.bytes => {
+            problems.push(format!("`{}` has {} bytes, its manifest says {}", output.path, metadata.len(), output.bytes))
+        }
         Ok(_) if deep => match crate::plan::hash_file(path) {
             Ok((_, sha256)) if sha256 == output.sha256 => {}
             Ok(_) => problems.push(format!("`{}` has other content than its manifest says", output.path)),

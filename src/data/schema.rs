@@ -33,7 +33,10 @@ pub fn labels() -> SchemaRef {
         Field::new("tokens_read", DataType::Int64, false),
         Field::new("windows", DataType::Int32, false),
     ]);
-    fields.extend(["judge_kind", "judge_model", "judge_revision", "prompt_hash"].map(|name| Field::new(name, dictionary(), false)));
+    fields.extend(
+        ["judge_kind", "judge_model", "judge_revision", "prompt_hash"]
+            .map(|name| Field::new(name, dictionary(), false)),
+    );
     Arc::new(Schema::new(fields))
 }
 

@@ -86,6 +86,19 @@ impl Footer {
     }
 }
 
+impl Footer {
+    /// # Errors
+    /// A [`Failure`] if a column that is needed does not exist. Its type is looked at when the shard is opened.
+    pub fn check_columns(&self, name: &str, columns: &ColumnMap) -> Result<()> {
+        let present: Vec<&str> = self.columns.iter().map(|column| column.name.as_str()).collect();
+        let needed = [Some(&columns.text), columns.url.as_ref(), columns.date.as_ref(), columns.metadata.as_ref()];
+        match needed.into_iter().flatten().find(|wanted| !present.contains(&wanted.as_str())) {
+            Some(wanted) => Err(no_column(name, wanted, &present)),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A batch at a time, in row order. After an error there is nothing more.
 pub type Batches = Box<dyn Iterator<Item = Result<DocumentBatch>> + Send>;
 

@@ -112,9 +112,9 @@ pub(super) fn rebuild(metadata: &Metadata<'_>) -> anyhow::Result<TextTokenizer> 
     {
         let template = TemplateProcessing::builder()
             .try_single(format!("{token}:0 $A:0"))
-            .and_then(|builder| {
-                Ok(builder.special_tokens(vec![(token.clone(), *id)]).build().map_err(|e| e.to_string())?)
-            })
+            .map_err(failed)?
+            .special_tokens(vec![(token.clone(), *id)])
+            .build()
             .map_err(failed)?;
         tokenizer.with_post_processor(Some(template));
     }

@@ -6,7 +6,7 @@ use crate::data::document::ColumnMap;
 use crate::data::hub::{self, Hub, RemoteFile};
 use crate::data::sample;
 use crate::data::shard::{Footer, Format, ShardReader};
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -45,7 +45,15 @@ pub struct Shard {
 impl Shard {
     pub fn for_test(name: &str, row_groups: Option<Vec<u64>>) -> Self {
         let hash = blake3::hash(name.as_bytes()).to_hex().to_string();
-        Self { name: name.into(), location: Location::Sample, bytes: 0, sha256: hash.clone(), identity: hash, row_groups, text_bytes: None }
+        Self {
+            name: name.into(),
+            location: Location::Sample,
+            bytes: 0,
+            sha256: hash.clone(),
+            identity: hash,
+            row_groups,
+            text_bytes: None,
+        }
     }
 }
 
@@ -68,7 +76,8 @@ pub struct PinnedFile {
 impl Resource {
     /// A hash of names and contents.
     pub fn digest(&self) -> String {
-        let files: Vec<(&str, &str)> = self.files.iter().map(|file| (file.name.as_str(), file.sha256.as_str())).collect();
+        let files: Vec<(&str, &str)> =
+            self.files.iter().map(|file| (file.name.as_str(), file.sha256.as_str())).collect();
         keys::digest(&serde_json::json!(files))
     }
 
@@ -90,7 +99,9 @@ pub(super) fn resolve(recipe: &Recipe, fetch: &Fetch, limit: Option<u64>, hub: &
                 break;
             }
             let shard = pin_shard(name, location, &columns, hub)?;
-            rows_known = rows_known.zip(shard.row_groups.as_ref()).map(|(rows, row_groups)| rows + row_groups.iter().sum::<u64>());
+            rows_known = rows_known
+                .zip(shard.row_groups.as_ref())
+                .map(|(rows, row_groups)| rows + row_groups.iter().sum::<u64>());
             shards.push(shard);
         }
     }
@@ -107,16 +118,25 @@ fn list(recipe: &Recipe, key: &str, source: &str, hub: &Hub) -> anyhow::Result<V
     }
     let files: Vec<(String, Location)> = if source.starts_with("hf://") {
         let address = hub::parse_hf_url(source).map_err(|error| recipe.error(key, &format!("{error:#}")))?;
-        let listing = hub.list(&address).with_context(|| format!("cannot list `{source}`"))?;
+        let listing = hub
+            .list(&address.repo, &address.revision, &address.glob)
+            .with_context(|| format!("cannot list `{source}`"))?;
         listing.files.into_iter().map(|file| (file.path.clone(), Location::Remote(file))).collect()
     } else if source.starts_with("http://") || source.starts_with("https://") {
         let file = hub.head(source).with_context(|| format!("cannot reach `{source}`"))?;
         vec![(file.path.clone(), Location::Remote(file))]
     } else {
-        local_files(source).map_err(|message| recipe.error(key, &message))?.into_iter().map(|path| (path.to_string_lossy().into_owned(), Location::Local(path))).collect()
+        local_files(source)
+            .map_err(|message| recipe.error(key, &message))?
+            .into_iter()
+            .map(|path| (path.to_string_lossy().into_owned(), Location::Local(path)))
+            .collect()
     };
     if files.is_empty() {
-        return Err(recipe.error(key, &format!("`{source}` matches no file")).hint("check the path; globs are resolved from the working directory").into());
+        return Err(recipe
+            .error(key, &format!("`{source}` matches no file"))
+            .hint("check the path; globs are resolved from the working directory")
+            .into());
     }
     Ok(files)
 }
@@ -127,7 +147,10 @@ pub(super) fn local_files(pattern: &str) -> Result<Vec<PathBuf>, String> {
         return Ok(vec![pattern.into()]);
     }
     if Path::new(pattern).is_dir() {
-        return Err(format!("`{pattern}` is a folder; expected a file or a glob such as `{}/*.parquet`", pattern.trim_end_matches('/')));
+        return Err(format!(
+            "`{pattern}` is a folder; expected a file or a glob such as `{}/*.parquet`",
+            pattern.trim_end_matches('/')
+        ));
     }
     let paths = glob::glob(pattern).map_err(|error| format!("`{pattern}` is not a glob: {error}"))?;
     let mut files = Vec::new();
@@ -142,30 +165,41 @@ pub(super) fn local_files(pattern: &str) -> Result<Vec<PathBuf>, String> {
 }
 
 fn pin_shard(name: String, location: Location, columns: &ColumnMap, hub: &Hub) -> anyhow::Result<Shard> {
-    let format = Format::of(&name)?;
+    let format = format_of(&name)?;
     let (bytes, sha256, footer) = match &location {
         Location::Local(path) => {
             let footer = ShardReader::open(path, format, columns)?.footer().clone();
             let (bytes, sha256) = hash_file(path)?;
-            (bytes, sha256, footer)
+            (bytes, sha256, Some(footer))
         }
-        Location::Sample => (sample::DOCUMENTS.len() as u64, sample::sha256(), Footer::unknown()),
+        Location::Sample => (sample::DOCUMENTS.len() as u64, sample::sha256(), None),
         Location::Remote(file) => {
             let footer = match format {
                 Format::Parquet => {
-                    let footer = Footer::read_remote(file.size, &mut |range| hub.read_range(file, range)).with_context(|| format!("shard `{name}` has no readable footer"))?;
+                    let footer = Footer::read_remote(&name, file.size, &mut |range| hub.read_range(file, range))?;
                     footer.check_columns(&name, columns)?;
-                    footer
+                    Some(footer)
                 }
-                Format::Jsonl(_) => Footer::unknown(),
+                Format::Jsonl(_) => None,
             };
-            let identity = file.sha256.clone().unwrap_or_else(|| keys::digest(&serde_json::json!([file.etag, file.size])));
+            let identity =
+                file.sha256.clone().unwrap_or_else(|| keys::digest(&serde_json::json!([file.etag, file.size])));
             (file.size, identity, footer)
         }
     };
-    let row_groups = footer.rows.map(|_| footer.row_groups.iter().map(|group| group.rows).collect());
-    let text_bytes = footer.rows.map(|_| footer.row_groups.iter().map(|group| group.bytes_uncompressed).sum());
+    let row_groups = footer.as_ref().and_then(|footer| footer.row_groups.iter().map(|group| group.rows).collect());
+    let text = footer.as_ref().and_then(|footer| footer.columns.iter().find(|column| column.name == columns.text));
+    let text_bytes = text.map(|column| column.bytes_uncompressed);
     Ok(Shard { name, location, bytes, identity: sha256.clone(), sha256, row_groups, text_bytes })
+}
+
+/// A shard's format, by its name.
+pub fn format_of(name: &str) -> anyhow::Result<Format> {
+    let failure = || {
+        Failure::new(Exit::Usage, format!("`{name}` is of no known format"))
+            .hint("known by name: `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst`")
+    };
+    Ok(Format::of(name).ok_or_else(failure)?)
 }
 
 /// A corpus may hold the same shard twice; its documents are duplicates, but they are two.
@@ -181,10 +215,21 @@ fn number_equal_shards(shards: &mut [Shard]) {
 }
 
 /// Pins the files that one configuration's settings name.
-pub(super) fn pin_resources(recipe: &Recipe, config: &Config, hub: &Hub, resources: &mut BTreeMap<String, Resource>) -> anyhow::Result<()> {
+pub(super) fn pin_resources(
+    recipe: &Recipe,
+    config: &Config,
+    hub: &Hub,
+    resources: &mut BTreeMap<String, Resource>,
+) -> anyhow::Result<()> {
     let mut pin = |key: &str, name: &str, files: &dyn Fn() -> anyhow::Result<Vec<PinnedFile>>| -> anyhow::Result<()> {
         if !resources.contains_key(name) {
-            let files = files().map_err(|error| if crate::error::hint_of(&error).is_some() { error } else { recipe.error(key, &format!("{error:#}")).into() })?;
+            let files = files().map_err(|error| {
+                if crate::error::hint_of(&error).is_some() {
+                    error
+                } else {
+                    recipe.error(key, &format!("{error:#}")).into()
+                }
+            })?;
             resources.insert(name.to_owned(), Resource { files });
         }
         Ok(())
@@ -244,7 +289,8 @@ fn pin_model(model: &str, hub: &Hub) -> anyhow::Result<Vec<PinnedFile>> {
         return pin_path(model);
     }
     let address = hub::parse_hf_url(&format!("{}/{MODEL_FILES}", model.trim_end_matches('/')))?;
-    let listing = hub.list(&address).with_context(|| format!("cannot list `{model}`"))?;
+    let listing =
+        hub.list(&address.repo, &address.revision, &address.glob).with_context(|| format!("cannot list `{model}`"))?;
     let pinned = listing.files.into_iter().map(|file| PinnedFile {
         name: file.path.clone(),
         bytes: file.size,
@@ -252,15 +298,20 @@ fn pin_model(model: &str, hub: &Hub) -> anyhow::Result<Vec<PinnedFile>> {
         location: Location::Remote(file),
     });
     let pinned: Vec<PinnedFile> = pinned.collect();
-    anyhow::ensure!(pinned.iter().any(|file| file.name.ends_with(".safetensors")), "`{model}` holds no safetensors weights");
+    anyhow::ensure!(
+        pinned.iter().any(|file| file.name.ends_with(".safetensors")),
+        "`{model}` holds no safetensors weights"
+    );
     Ok(pinned)
 }
 
 /// Size and SHA-256 (lowercase hex) of a file.
-pub(crate) fn hash_file(path: &Path) -> anyhow::Result<(u64, String)> {
+pub fn hash_file(path: &Path) -> anyhow::Result<(u64, String)> {
     let missing = |error: std::io::Error| -> anyhow::Error {
         match error.kind() {
-            std::io::ErrorKind::NotFound => Failure::new(crate::error::Exit::Usage, format!("`{}` does not exist", path.display())).into(),
+            std::io::ErrorKind::NotFound => {
+                Failure::new(Exit::Usage, format!("`{}` does not exist", path.display())).into()
+            }
             _ => anyhow::Error::new(error).context(format!("cannot read `{}`", path.display())),
         }
     };

@@ -2,6 +2,8 @@
 
 use super::inputs::Resource;
 use super::{Input, Plan, Work};
+use crate::behavior::cue::Lexicon;
+use crate::behavior::lm_judge::LmJudgeSpec;
 use crate::config::{Fetch, Recipe};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -38,18 +40,40 @@ pub(super) fn same_bytes(a: &Fetch, b: &Fetch) -> bool {
     canonical(a) == canonical(b)
 }
 
-pub(super) fn stage_key(work: &Work, input: &Input, resources: &BTreeMap<String, Resource>, seed: u64, upstream: &[&str]) -> String {
+pub(super) fn stage_key(
+    work: &Work,
+    input: &Input,
+    resources: &BTreeMap<String, Resource>,
+    seed: u64,
+    upstream: &[&str],
+) -> String {
     let pinned = |name: &Option<String>| name.as_ref().map(|name| resources.get(name).map(Resource::digest));
     let (own, seed) = match work {
         Work::Classify(classify) => {
-            let lexicon = classify.cue.as_ref().map(|cue| (crate::behavior::cue::REVISION, pinned(&cue.lexicon)));
-            let model = classify.lm.as_ref().map(|lm| (pinned(&Some(lm.model.clone())), pinned(&lm.prompts), crate::behavior::lm_judge::REVISION));
+            let lexicon = classify
+                .cue
+                .as_ref()
+                .map(|cue| pinned(&cue.lexicon).unwrap_or_else(|| Some(Lexicon::embedded().hash().to_owned())));
+            let model = classify.lm.as_ref().map(|lm| {
+                let embedded = LmJudgeSpec::new("");
+                json!([pinned(&Some(lm.model.clone())), pinned(&lm.prompts), embedded.questions, embedded.template])
+            });
             (json!([canonical(classify), lexicon, model]), 0)
         }
         Work::Sketch(curate) => {
             let counter = pinned(&Some(curate.token_counter.clone()));
-            let sets = curate.decontaminate.iter().flat_map(|sets| &sets.test_sets).map(|set| pinned(&Some(set.clone())));
-            (json!([canonical(&curate.deduplicate), curate.token_counter, counter, canonical(&curate.decontaminate), sets.collect::<Vec<_>>()]), 0)
+            let sets =
+                curate.decontaminate.iter().flat_map(|sets| &sets.test_sets).map(|set| pinned(&Some(set.clone())));
+            (
+                json!([
+                    canonical(&curate.deduplicate),
+                    curate.token_counter,
+                    counter,
+                    canonical(&curate.decontaminate),
+                    sets.collect::<Vec<_>>()
+                ]),
+                0,
+            )
         }
         Work::Curate(curate) => (canonical(curate), seed),
         Work::Report(report) => (canonical(report), seed),
@@ -81,8 +105,11 @@ fn canonical(config: &impl Serialize) -> Value {
 fn strip(value: Value) -> Value {
     match value {
         Value::Object(map) => {
-            let kept: BTreeMap<String, Value> =
-                map.into_iter().filter(|(key, value)| !value.is_null() && !THROUGHPUT.contains(&key.as_str())).map(|(key, value)| (key, strip(value))).collect();
+            let kept: BTreeMap<String, Value> = map
+                .into_iter()
+                .filter(|(key, value)| !value.is_null() && !THROUGHPUT.contains(&key.as_str()))
+                .map(|(key, value)| (key, strip(value)))
+                .collect();
             kept.into_iter().collect::<serde_json::Map<_, _>>().into()
         }
         Value::Array(values) => values.into_iter().map(strip).collect(),
@@ -94,7 +121,11 @@ fn flatten(prefix: &str, value: Value, settings: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(map) if !map.is_empty() => {
             for (key, value) in map {
-                let key = if prefix.is_empty() || prefix.ends_with('.') { format!("{prefix}{key}") } else { format!("{prefix}.{key}") };
+                let key = if prefix.is_empty() || prefix.ends_with('.') {
+                    format!("{prefix}{key}")
+                } else {
+                    format!("{prefix}.{key}")
+                };
                 flatten(&key, value, settings);
             }
         }
@@ -103,4 +134,3 @@ fn flatten(prefix: &str, value: Value, settings: &mut BTreeMap<String, Value>) {
         }
     }
 }
-

@@ -105,12 +105,24 @@ impl Overview {
             }
             if matches!(&stage.work, Work::Classify(classify) if classify.lm.is_some()) {
                 let left = overview.missing.len() as f64 / overview.units.max(1) as f64;
-                overview.tokens_to_judge = inputs[stage.input].estimated_tokens.map(|tokens| (tokens as f64 * left) as u64);
+                overview.tokens_to_judge =
+                    inputs[stage.input].estimated_tokens.map(|tokens| (tokens as f64 * left) as u64);
             }
             stages.push(overview);
         }
-        let resources = plan.resources.iter().map(|(name, resource)| ResourceOverview { name: name.clone(), files: resource.files.len(), bytes: resource.bytes() });
-        Ok(Overview { name: plan.name.clone(), plan_id: plan.plan_id.clone(), disk_bytes: disk_bytes(plan, &inputs), inputs, resources: resources.collect(), stages })
+        let resources = plan.resources.iter().map(|(name, resource)| ResourceOverview {
+            name: name.clone(),
+            files: resource.files.len(),
+            bytes: resource.bytes(),
+        });
+        Ok(Overview {
+            name: plan.name.clone(),
+            plan_id: plan.plan_id.clone(),
+            disk_bytes: disk_bytes(plan, &inputs),
+            inputs,
+            resources: resources.collect(),
+            stages,
+        })
     }
 
     pub fn complete(&self) -> bool {
@@ -120,7 +132,8 @@ impl Overview {
     /// The overview as a few lines of text.
     pub fn text(&self) -> String {
         let mut lines = vec![format!("{} · plan {}", self.name, self.plan_id)];
-        let unknown = |number: Option<u64>| number.map_or("unknown".to_owned(), |number| HumanCount(number).to_string());
+        let unknown =
+            |number: Option<u64>| number.map_or("unknown".to_owned(), |number| HumanCount(number).to_string());
         for input in &self.inputs {
             lines.push(format!("from     {}", input.sources.join(", ")));
             lines.push(format!(
@@ -134,7 +147,13 @@ impl Overview {
             ));
         }
         for resource in &self.resources {
-            lines.push(format!("with     {} ({} file{}, {})", resource.name, resource.files, if resource.files == 1 { "" } else { "s" }, ByteSize(resource.bytes)));
+            lines.push(format!(
+                "with     {} ({} file{}, {})",
+                resource.name,
+                resource.files,
+                if resource.files == 1 { "" } else { "s" },
+                ByteSize(resource.bytes)
+            ));
         }
         for stage in &self.stages {
             let state = match (stage.done, stage.units) {
@@ -143,7 +162,10 @@ impl Overview {
                 (done, units) => format!("{done} of {units} done"),
             };
             let stale = if stage.stale > 0 { format!(", {} stale", stage.stale) } else { String::new() };
-            let tokens = stage.tokens_to_judge.filter(|&tokens| tokens > 0).map_or(String::new(), |tokens| format!(", about {} tokens to judge", HumanCount(tokens)));
+            let tokens = stage
+                .tokens_to_judge
+                .filter(|&tokens| tokens > 0)
+                .map_or(String::new(), |tokens| format!(", about {} tokens to judge", HumanCount(tokens)));
             let arms = if stage.arms.is_empty() { String::new() } else { format!(" (arms {})", stage.arms.join(", ")) };
             lines.push(format!("{:8} {state}{stale}{tokens}{arms}", stage.stage));
         }
@@ -154,7 +176,8 @@ impl Overview {
 
 fn input_overview(input: &super::Input) -> InputOverview {
     let rows = input.rows();
-    let all_rows: Option<u64> = input.shards.iter().map(|shard| shard.row_groups.as_ref().map(|groups| groups.iter().sum::<u64>())).sum();
+    let all_rows: Option<u64> =
+        input.shards.iter().map(|shard| shard.row_groups.as_ref().map(|groups| groups.iter().sum::<u64>())).sum();
     let text_bytes: Option<u64> = input.shards.iter().map(|shard| shard.text_bytes).sum();
     // A limit reads a part of the rows.
     let part = rows.zip(all_rows).map_or(1.0, |(rows, all)| rows as f64 / all.max(1) as f64);
@@ -182,9 +205,17 @@ fn input_overview(input: &super::Input) -> InputOverview {
 fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
     let mut total = 0;
     for (input, overview) in plan.inputs.iter().zip(inputs) {
-        let remote = input.shards.iter().filter(|shard| matches!(shard.location, super::Location::Remote(_))).map(|shard| shard.bytes);
+        let remote = input
+            .shards
+            .iter()
+            .filter(|shard| matches!(shard.location, super::Location::Remote(_)))
+            .map(|shard| shard.bytes);
         let largest = remote.clone().max().unwrap_or(0);
-        total += if input.fetch.keep_shards { remote.sum() } else { remote.sum::<u64>().min(input.fetch.prefetch_bytes.0.max(largest) + largest) };
+        total += if input.fetch.keep_shards {
+            remote.sum()
+        } else {
+            remote.sum::<u64>().min(input.fetch.prefetch_bytes.0.max(largest) + largest)
+        };
         let corpora = plan.stages.iter().any(|stage| matches!(stage.work, Work::Curate(_)));
         total += if corpora { overview.bytes } else { 0 };
     }
@@ -192,7 +223,14 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
         let rows = inputs.get(stage.input).and_then(|input| input.rows).unwrap_or(0);
         total += match &stage.work {
             Work::Classify(_) => rows * LABEL_BYTES,
-            Work::Sketch(curate) => rows * crate::stages::sketch::bytes_per_document(if curate.deduplicate.near { curate.deduplicate.bands } else { 0 }).0,
+            Work::Sketch(curate) => {
+                rows * crate::stages::sketch::bytes_per_document(if curate.deduplicate.near {
+                    curate.deduplicate.bands
+                } else {
+                    0
+                })
+                .0
+            }
             Work::Curate(_) | Work::Report(_) => 0,
         };
     }

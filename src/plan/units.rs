@@ -46,7 +46,14 @@ pub(super) fn cut(shards: &[Shard], rows_per_unit: u64, limit: Option<u64>) -> V
             };
             let take = left.filter(|&left| rows.is_none_or(|rows| left < rows));
             let rows = rows.map(|rows| take.map_or(rows, |take| rows.min(take)));
-            units.push(Unit { id: unit_id(shard, start..end, take), shard: index, row_groups: start..end, first_row, rows, take });
+            units.push(Unit {
+                id: unit_id(shard, start..end, take),
+                shard: index,
+                row_groups: start..end,
+                first_row,
+                rows,
+                take,
+            });
             // A file without a row count may hold the rest of the limit or less; it then is the last one read.
             left = left.map(|left| rows.map_or(0, |rows| left - rows.min(left)));
             first_row += rows.unwrap_or(0);
@@ -66,10 +73,22 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(shards: &[Option<&[u64]>], rows_per_unit: u64, limit: Option<u64>, expect: &[(usize, Range<usize>, u64, Option<u64>, Option<u64>)]) {
-        let shards: Vec<Shard> = shards.iter().enumerate().map(|(i, groups)| Shard::for_test(&i.to_string(), groups.map(<[u64]>::to_vec))).collect();
+    fn check(
+        shards: &[Option<&[u64]>],
+        rows_per_unit: u64,
+        limit: Option<u64>,
+        expect: &[(usize, Range<usize>, u64, Option<u64>, Option<u64>)],
+    ) {
+        let shards: Vec<Shard> = shards
+            .iter()
+            .enumerate()
+            .map(|(i, groups)| Shard::for_test(&i.to_string(), groups.map(<[u64]>::to_vec)))
+            .collect();
         let units = cut(&shards, rows_per_unit, limit);
-        let found: Vec<_> = units.iter().map(|unit| (unit.shard, unit.row_groups.clone(), unit.first_row, unit.rows, unit.take)).collect();
+        let found: Vec<_> = units
+            .iter()
+            .map(|unit| (unit.shard, unit.row_groups.clone(), unit.first_row, unit.rows, unit.take))
+            .collect();
         assert_eq!(found, expect);
         let ids: std::collections::BTreeSet<_> = units.iter().map(|unit| &unit.id).collect();
         assert_eq!(ids.len(), units.len(), "ids are distinct");
@@ -84,7 +103,12 @@ mod tests {
 
     #[test]
     fn a_limit_cuts_the_last_unit() {
-        check(&[Some(&[10, 10]), Some(&[10])], 10, Some(13), &[(0, 0..1, 0, Some(10), None), (0, 1..2, 10, Some(3), Some(3))]);
+        check(
+            &[Some(&[10, 10]), Some(&[10])],
+            10,
+            Some(13),
+            &[(0, 0..1, 0, Some(10), None), (0, 1..2, 10, Some(3), Some(3))],
+        );
         check(&[None, Some(&[10])], 10, Some(13), &[(0, 0..1, 0, None, Some(13))]);
         check(&[Some(&[10])], 10, Some(10), &[(0, 0..1, 0, Some(10), None)]);
     }

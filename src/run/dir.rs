@@ -69,6 +69,29 @@ impl RunDir {
         Ok(RunLock { _files: files })
     }
 
+    /// Deletes what runs have put here, and nothing else.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Exit::Usage`] if the folder holds files and no plan: it is not a run folder.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        let remove = |path: &Path| -> anyhow::Result<()> {
+            let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).with_context(|| format!("cannot remove `{}`", path.display()))
+                }
+                _ => Ok(()),
+            }
+        };
+        // The plan goes last, so that a kill in between leaves a folder that can be cleared again.
+        for name in
+            ["manifests", "arms", "classify", "sketch", "curate", "report", "fetch", "events.jsonl", "plan.json"]
+        {
+            remove(&self.path(name))?;
+        }
+        Ok(())
+    }
+
     fn open_lock(&self, name: &str) -> anyhow::Result<File> {
         let path = self.path(name);
         File::options().create(true).append(true).open(&path).map_err(|error| commit::write_failure(&path, &error))
@@ -77,10 +100,14 @@ impl RunDir {
     fn check(&self, taken: Result<(), TryLockError>, who: &str) -> anyhow::Result<()> {
         match taken {
             Ok(()) => Ok(()),
-            Err(TryLockError::WouldBlock) => Err(Failure::new(Exit::Usage, format!("`{}` is in use by {who}", self.root.display()))
-                .hint("wait for it, or choose another folder with `--run-dir`")
-                .into()),
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock `{}`", self.root.display())),
+            Err(TryLockError::WouldBlock) => {
+                Err(Failure::new(Exit::Usage, format!("`{}` is in use by {who}", self.root.display()))
+                    .hint("wait for it, or choose another folder with `--run-dir`")
+                    .into())
+            }
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock `{}`", self.root.display()))
+            }
         }
     }
 }

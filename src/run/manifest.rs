@@ -182,7 +182,8 @@ impl Manifest {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read manifest `{}`", path.display())),
         };
-        let manifest = serde_json::from_slice(&text).with_context(|| format!("manifest `{}` is damaged", path.display()))?;
+        let manifest =
+            serde_json::from_slice(&text).with_context(|| format!("manifest `{}` is damaged", path.display()))?;
         Ok(Some(manifest))
     }
 
@@ -196,7 +197,11 @@ impl Manifest {
                 Some(present) if present.stage_key == self.stage_key && present.outputs == self.outputs => Ok(()),
                 // A stale manifest of an earlier recipe gives way.
                 Some(present) if present.stage_key != self.stage_key => commit::write_atomic(path, &text),
-                _ => anyhow::bail!("unit `{}` was finished by another task with other bytes than here: `{}`", self.unit, path.display()),
+                _ => anyhow::bail!(
+                    "unit `{}` was finished by another task with other bytes than here: `{}`",
+                    self.unit,
+                    path.display()
+                ),
             },
         }
     }

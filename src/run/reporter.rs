@@ -115,7 +115,11 @@ impl View {
                     bar.set_message(format!("{}{fetching}", rates_text(progress)));
                 }
                 Event::Fetching { shard, bytes, total_bytes } => {
-                    *fetching = if bytes == total_bytes { String::new() } else { format!(" · fetching {shard} {} of {}", ByteSize(*bytes), ByteSize(*total_bytes)) };
+                    *fetching = if bytes == total_bytes {
+                        String::new()
+                    } else {
+                        format!(" · fetching {shard} {} of {}", ByteSize(*bytes), ByteSize(*total_bytes))
+                    };
                 }
                 event => {
                     for line in lasting(event) {
@@ -138,12 +142,16 @@ fn say(line: &str) {
 /// The lines that stay on the screen.
 fn lasting(event: &Event) -> Vec<String> {
     match event {
-        Event::RunStarted { name, plan_id, run_dir, .. } => vec![format!("{name} · plan {} · {run_dir}", &plan_id[..plan_id.len().min(12)])],
+        Event::RunStarted { name, plan_id, run_dir, .. } => {
+            vec![format!("{name} · plan {} · {run_dir}", &plan_id[..plan_id.len().min(12)])]
+        }
         Event::StageStarted { stage, units, units_done, .. } => {
             let done = if *units_done > 0 { format!(" ({units_done} done before)") } else { String::new() };
             vec![format!("{stage}: {units} unit{}{done}", if *units == 1 { "" } else { "s" })]
         }
-        Event::StageDone { stage, seconds, counts } => vec![format!("{stage}: done in {}: {}", seconds_text(*seconds), counts_text(counts))],
+        Event::StageDone { stage, seconds, counts } => {
+            vec![format!("{stage}: done in {}: {}", seconds_text(*seconds), counts_text(counts))]
+        }
         Event::Notice { message } => vec![message.clone()],
         Event::RunDone { message, .. } => message.iter().cloned().collect(),
         Event::UnitDone { .. } | Event::Progress { .. } | Event::Fetching { .. } => vec![],
@@ -177,12 +185,17 @@ fn rates_text(progress: &Progress) -> String {
         return "starting".into();
     }
     let documents = progress.documents_per_second();
-    let mut text = if documents < 10.0 { format!("{documents:.2} documents/s") } else { format!("{} documents/s", HumanCount(documents as u64)) };
+    let mut text = if documents < 10.0 {
+        format!("{documents:.2} documents/s")
+    } else {
+        format!("{} documents/s", HumanCount(documents as u64))
+    };
     if progress.tokens_here > 0 {
         text += &format!(", {} tokens/s", HumanCount(progress.tokens_per_second() as u64));
     }
     if progress.shown.iter().any(|&shown| shown > 0) {
-        let rates = Behavior::ALL.map(|behavior| format!("{} {:.0}%", short(behavior), 100.0 * progress.rate(behavior)));
+        let rates =
+            Behavior::ALL.map(|behavior| format!("{} {:.0}%", short(behavior), 100.0 * progress.rate(behavior)));
         text += &format!(" · {}", rates.join(" "));
     }
     if progress.quarantined > 0 {
@@ -201,6 +214,10 @@ fn short(behavior: Behavior) -> &'static str {
 }
 
 fn style(bounded: bool) -> ProgressStyle {
-    let template = if bounded { "{prefix:8} {bar:24} {human_pos}/{human_len} {eta} left · {wide_msg}" } else { "{prefix:8} {spinner} {human_pos} documents · {wide_msg}" };
+    let template = if bounded {
+        "{prefix:8} {bar:24} {human_pos}/{human_len} {eta} left · {wide_msg}"
+    } else {
+        "{prefix:8} {spinner} {human_pos} documents · {wide_msg}"
+    };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

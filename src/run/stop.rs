@@ -3,12 +3,13 @@
 use crate::error::Exit;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Whether somebody asked the run to stop, and by which signal.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
     signal: Arc<AtomicUsize>,
+    flag: Arc<AtomicBool>,
 }
 
 impl Stop {
@@ -18,9 +19,10 @@ impl Stop {
         for signal in [SIGINT, SIGTERM, SIGUSR1] {
             let again = Arc::clone(&stop.signal);
             signal_hook::flag::register_usize(signal, again, signal as usize)?;
+            signal_hook::flag::register(signal, Arc::clone(&stop.flag))?;
         }
         // Registered actions run in order: on a second signal the flag is set already, and the default action follows.
-        let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let armed = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&armed))?;
         signal_hook::flag::register(SIGINT, armed)?;
         Ok(stop)
@@ -35,8 +37,8 @@ impl Stop {
         if self.signal.load(Ordering::Relaxed) == SIGINT as usize { Exit::Interrupted } else { Exit::TryAgain }
     }
 
-    /// Asks for a stop, as a signal would.
-    pub fn request(&self) {
-        self.signal.store(SIGTERM as usize, Ordering::Relaxed);
+    /// The same question as a plain flag, for work that knows nothing of signals.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.flag)
     }
 }

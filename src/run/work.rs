@@ -52,7 +52,12 @@ impl WorkContext<'_> {
 
     /// The record of a committed file of the stage's folder.
     pub fn output(&self, relative: &str, written: Written) -> Output {
-        Output { path: format!("{}/{relative}", self.stage.folder), bytes: written.bytes, sha256: written.sha256, rows: written.rows }
+        Output {
+            path: format!("{}/{relative}", self.stage.folder),
+            bytes: written.committed.bytes,
+            sha256: written.committed.sha256,
+            rows: written.rows,
+        }
     }
 
     pub fn manifest(&self, work: UnitWork) -> Manifest {
@@ -75,7 +80,11 @@ impl WorkContext<'_> {
     /// Ends the run if too many documents had to be quarantined. Few rows prove nothing, so it waits for some.
     pub fn check_quarantined_share(&self) -> anyhow::Result<()> {
         let progress = self.progress.snapshot();
-        if progress.documents < SHARE_AFTER_ROWS { Ok(()) } else { check_share(&self.stage.folder, progress.quarantined, progress.documents, self.max_quarantined_share) }
+        if progress.documents < SHARE_AFTER_ROWS {
+            Ok(())
+        } else {
+            check_share(&self.stage.folder, progress.quarantined, progress.documents, self.max_quarantined_share)
+        }
     }
 }
 
@@ -85,8 +94,13 @@ pub fn check_share(folder: &str, quarantined: u64, rows: u64, allowed: f64) -> a
     if rows == 0 || quarantined as f64 <= allowed * rows as f64 {
         return Ok(());
     }
-    let message = format!("{quarantined} of {rows} documents could not be judged, more than the allowed {:.2} %", 100.0 * allowed);
-    let hint = format!("`{folder}/quarantine/` and `{folder}/journal/` say why for each; labels made so far are kept; raise `classify.max-quarantined-share` to go on");
+    let message = format!(
+        "{quarantined} of {rows} documents could not be judged, more than the allowed {:.2} %",
+        100.0 * allowed
+    );
+    let hint = format!(
+        "`{folder}/quarantine/` and `{folder}/journal/` say why for each; labels made so far are kept; raise `classify.max-quarantined-share` to go on"
+    );
     Err(Failure::new(Exit::BadData, message).hint(hint).into())
 }
 
@@ -107,7 +121,13 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
 impl<'a> Tracker<'a> {
     /// `done` is what manifests of earlier attempts hold.
-    pub fn new(reporter: &'a Reporter, stage: &str, documents_total: Option<u64>, done: &Counts, labels: &LabelStatistics) -> Self {
+    pub fn new(
+        reporter: &'a Reporter,
+        stage: &str,
+        documents_total: Option<u64>,
+        done: &Counts,
+        labels: &LabelStatistics,
+    ) -> Self {
         let progress = Progress {
             documents: done.rows_in,
             documents_total,
@@ -115,7 +135,11 @@ impl<'a> Tracker<'a> {
             shown: crate::behavior::Behavior::ALL.map(|behavior| labels.shown(behavior)),
             ..Progress::default()
         };
-        Self { reporter, stage: stage.to_owned(), state: Mutex::new(State { progress, started: Instant::now(), reported: None }) }
+        Self {
+            reporter,
+            stage: stage.to_owned(),
+            state: Mutex::new(State { progress, started: Instant::now(), reported: None }),
+        }
     }
 
     /// Counts documents: each its labels, or none if it is quarantined.

@@ -73,7 +73,11 @@ fn judge_batch(judge: &mut dyn Judge, batch: &DocumentBatch) -> anyhow::Result<V
     let judged = judge.judge(&texts)?;
     anyhow::ensure!(judged.len() == texts.len(), "the judge answered {} of {} documents", judged.len(), texts.len());
 
-    let mut entries: Vec<Entry> = batch.defects.iter().map(|defect| Entry::quarantined(batch.rows[defect.row_in_batch], 0, defect.reason.clone())).collect();
+    let mut entries: Vec<Entry> = batch
+        .defects
+        .iter()
+        .map(|defect| Entry::quarantined(batch.rows[defect.row_in_batch], 0, defect.reason.clone()))
+        .collect();
     for ((row, text), result) in readable.into_iter().zip(texts).zip(judged) {
         let chars = text.chars().count() as u64;
         entries.push(match result {
@@ -86,23 +90,40 @@ fn judge_batch(judge: &mut dyn Judge, batch: &DocumentBatch) -> anyhow::Result<V
 }
 
 fn commit(cx: &WorkContext, identity: &JudgeIdentity, entries: &[Entry]) -> anyhow::Result<UnitWork> {
-    let judged: Vec<(&Entry, &Labels)> = entries.iter().filter_map(|entry| Some((entry, entry.outcome.as_ref().ok()?))).collect();
+    let judged: Vec<(&Entry, &Labels)> =
+        entries.iter().filter_map(|entry| Some((entry, entry.outcome.as_ref().ok()?))).collect();
     let mut statistics = LabelStatistics::default();
     for (entry, labels) in &judged {
         statistics.count(labels, entry.chars);
     }
-    let counts = Counts { rows_in: entries.len() as u64, kept: judged.len() as u64, quarantined: (entries.len() - judged.len()) as u64, ..Counts::default() };
+    let counts = Counts {
+        rows_in: entries.len() as u64,
+        kept: judged.len() as u64,
+        quarantined: (entries.len() - judged.len()) as u64,
+        ..Counts::default()
+    };
 
     let mut outputs = Vec::new();
     let path = format!("labels/{}.parquet", cx.unit.id);
-    let mut sink = ParquetSink::create(&cx.path(&path), schema::labels(), Profile::Labels, schema::key_values("labels", &cx.stage.key))?;
+    let mut sink = ParquetSink::create(
+        &cx.path(&path),
+        schema::labels(),
+        Profile::Labels,
+        schema::key_values("labels", &cx.stage.key),
+    )?;
     sink.write(&labels_batch(cx, identity, &judged)?)?;
     outputs.push(cx.output(&path, sink.finish()?));
 
-    let quarantined: Vec<(u64, &str)> = entries.iter().filter_map(|entry| Some((entry.row, entry.outcome.as_ref().err()?.as_str()))).collect();
+    let quarantined: Vec<(u64, &str)> =
+        entries.iter().filter_map(|entry| Some((entry.row, entry.outcome.as_ref().err()?.as_str()))).collect();
     if !quarantined.is_empty() {
         let path = format!("quarantine/{}.parquet", cx.unit.id);
-        let mut sink = ParquetSink::create(&cx.path(&path), schema::quarantine(), Profile::Labels, schema::key_values("quarantine", &cx.stage.key))?;
+        let mut sink = ParquetSink::create(
+            &cx.path(&path),
+            schema::quarantine(),
+            Profile::Labels,
+            schema::key_values("quarantine", &cx.stage.key),
+        )?;
         let ids = quarantined.iter().map(|(row, _)| document_id(&cx.shard.identity, *row));
         sink.write(&RecordBatch::try_new(
             schema::quarantine(),
@@ -118,13 +139,27 @@ fn commit(cx: &WorkContext, identity: &JudgeIdentity, entries: &[Entry]) -> anyh
     Ok(UnitWork { outputs, counts, labels: Some(statistics), judge: Some(identity.clone()) })
 }
 
-fn labels_batch(cx: &WorkContext, identity: &JudgeIdentity, judged: &[(&Entry, &Labels)]) -> anyhow::Result<RecordBatch> {
-    let int64 = |value: &dyn Fn(&Entry, &Labels) -> u64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(judged.iter().map(|(entry, labels)| value(entry, labels) as i64))) };
+fn labels_batch(
+    cx: &WorkContext,
+    identity: &JudgeIdentity,
+    judged: &[(&Entry, &Labels)],
+) -> anyhow::Result<RecordBatch> {
+    let int64 = |value: &dyn Fn(&Entry, &Labels) -> u64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(judged.iter().map(|(entry, labels)| value(entry, labels) as i64)))
+    };
     let ids = judged.iter().map(|(entry, _)| document_id(&cx.shard.identity, entry.row));
-    let mut columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(ids)), int64(&|entry, _| entry.row), int64(&|entry, _| entry.chars)];
+    let mut columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(ids)),
+        int64(&|entry, _| entry.row),
+        int64(&|entry, _| entry.chars),
+    ];
     for behavior in Behavior::ALL {
-        columns.push(Arc::new(Float32Array::from_iter_values(judged.iter().map(|(_, labels)| labels.mark(behavior).score))));
-        columns.push(Arc::new(Int32Array::from_iter_values(judged.iter().map(|(_, labels)| labels.mark(behavior).count as i32))));
+        columns.push(Arc::new(Float32Array::from_iter_values(
+            judged.iter().map(|(_, labels)| labels.mark(behavior).score),
+        )));
+        columns.push(Arc::new(Int32Array::from_iter_values(
+            judged.iter().map(|(_, labels)| labels.mark(behavior).count as i32),
+        )));
     }
     columns.push(int64(&|_, labels| labels.chars_read));
     columns.push(int64(&|_, labels| labels.tokens_read));

@@ -1,7 +1,7 @@
 //! A unit's documents, with damage turned into quarantined rows, so that every stage sees the same rows.
 
 use crate::data::document::{Defect, DocumentBatch, Wanted};
-use crate::data::shard::ShardReader;
+use crate::data::shard::{Batches, ShardReader};
 use crate::plan::Unit;
 use arrow::array::{StringViewArray, new_null_array};
 use arrow::datatypes::DataType;
@@ -14,11 +14,19 @@ use std::ops::Range;
 ///
 /// # Errors
 /// What the disk does wrong, such as a file that vanished; that is no property of the data.
-pub fn unit_batches<'r>(reader: &'r ShardReader, unit: &Unit, wanted: Wanted, batch_rows: usize) -> impl Iterator<Item = anyhow::Result<DocumentBatch>> + 'r {
+pub fn unit_batches<'r>(
+    reader: &'r ShardReader,
+    unit: &Unit,
+    wanted: Wanted,
+    batch_rows: usize,
+) -> impl Iterator<Item = anyhow::Result<DocumentBatch>> + 'r {
     let end = unit.take.or(unit.rows).map(|rows| unit.first_row + rows);
     let rows_known = unit.rows.is_some();
     let mut next_row = unit.first_row;
-    let mut batches = Some(reader.batches(unit.row_groups.clone(), wanted, None, batch_rows));
+    let mut batches: Option<Batches> = match reader.batches(unit.row_groups.clone(), wanted, None, batch_rows) {
+        Ok(batches) => Some(batches),
+        Err(error) => Some(Box::new(std::iter::once(Err(error)))),
+    };
     std::iter::from_fn(move || {
         if end.is_some_and(|end| next_row >= end) {
             return None;
@@ -47,7 +55,15 @@ pub fn unit_batches<'r>(reader: &'r ShardReader, unit: &Unit, wanted: Wanted, ba
 /// Whether the data is at fault, and not the disk or the network.
 fn is_damage(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    io.is_none_or(|error| matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput | std::io::ErrorKind::Other))
+    io.is_none_or(|error| {
+        matches!(
+            error.kind(),
+            std::io::ErrorKind::UnexpectedEof
+                | std::io::ErrorKind::InvalidData
+                | std::io::ErrorKind::InvalidInput
+                | std::io::ErrorKind::Other
+        )
+    })
 }
 
 fn head(mut batch: DocumentBatch, rows: usize) -> DocumentBatch {

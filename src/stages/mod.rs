@@ -3,4 +3,5 @@
 pub mod classify;
 pub mod curate;
 pub mod documents;
+pub mod report;
 pub mod sketch;

@@ -26,7 +26,7 @@ const BATCH_ROWS: usize = 512;
 pub struct Sketcher {
     counter: TokenCounter,
     minhash: Option<MinHasher>,
-    contamination: Option<(Contamination, usize)>,
+    contamination: Option<Contamination>,
 }
 
 /// What is kept of a document.
@@ -45,12 +45,22 @@ impl Sketcher {
     pub fn new(curate: &Curate) -> anyhow::Result<Self> {
         let counter = match curate.token_counter.as_str() {
             "pieces" => TokenCounter::Pieces,
-            path => TokenCounter::load(Path::new(path))?,
+            path => TokenCounter::from_file(Path::new(path))?,
         };
-        let minhash = curate.deduplicate.near.then(|| MinHasher::new(Shape { bands: curate.deduplicate.bands, rows: curate.deduplicate.rows, ..Shape::default() })).transpose()?;
+        let minhash = curate
+            .deduplicate
+            .near
+            .then(|| {
+                MinHasher::new(Shape {
+                    bands: curate.deduplicate.bands,
+                    rows: curate.deduplicate.rows,
+                    ..Shape::default()
+                })
+            })
+            .transpose()?;
         let contamination = match &curate.decontaminate {
             None => None,
-            Some(sets) => Some((super::curate::test_sets::load(sets)?, sets.min_shared)),
+            Some(sets) => Some(super::curate::test_sets::load(sets)?),
         };
         Ok(Self { counter, minhash, contamination })
     }
@@ -60,16 +70,16 @@ impl Sketcher {
         self.minhash.as_ref().map_or(0, |minhash| minhash.shape().bands)
     }
 
-    fn sketch(&self, row: u64, url: Option<&str>, text: &str) -> Sketched {
-        Sketched {
+    fn sketch(&self, row: u64, url: Option<&str>, text: &str) -> anyhow::Result<Sketched> {
+        Ok(Sketched {
             row,
             chars: text.chars().count() as u64,
-            tokens: self.counter.count(text),
+            tokens: self.counter.count(text)?,
             host: url.and_then(host).map(str::to_owned),
-            contaminated_by: self.contamination.as_ref().and_then(|(sets, min_shared)| Some(sets.check(text, *min_shared)?.set)),
+            contaminated_by: self.contamination.as_ref().and_then(|sets| Some(sets.check(text)?.set.to_owned())),
             key: ExactKey::of(text),
             bands: self.minhash.as_ref().and_then(|minhash| minhash.sketch(text)).map(|sketch| sketch.bands),
-        }
+        })
     }
 }
 
@@ -101,10 +111,11 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> 
             }
             let batch = batch?;
             rows_in += batch.len() as u64;
-            sketched.par_extend((0..batch.len()).into_par_iter().filter_map(|row| {
+            let new = (0..batch.len()).into_par_iter().filter_map(|row| {
                 let url = batch.url.is_valid(row).then(|| batch.url.value(row));
                 Some(sketcher.sketch(batch.rows[row], url, batch.text(row)?))
-            }));
+            });
+            sketched.extend(new.collect::<anyhow::Result<Vec<_>>>()?);
             cx.progress.add_documents(batch.len() as u64);
         }
         Ok(false)
@@ -115,25 +126,39 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> 
 
     let bands = sketcher.bands();
     let path = format!("{}.parquet", cx.unit.id);
-    let mut sink = ParquetSink::create(&cx.path(&path), schema::sketch(bands), Profile::Labels, schema::key_values("sketch", &cx.stage.key))?;
+    let mut sink = ParquetSink::create(
+        &cx.path(&path),
+        schema::sketch(bands),
+        Profile::Labels,
+        schema::key_values("sketch", &cx.stage.key),
+    )?;
     sink.write(&batch(&sketched, bands)?)?;
     let kept = sketched.len() as u64;
     let counts = Counts { rows_in, kept, quarantined: rows_in - kept, ..Counts::default() };
     Ok(Verdict::Done(UnitWork { outputs: vec![cx.output(&path, sink.finish()?)], counts, labels: None, judge: None }))
 }
 
+/// Eight bytes of a key as a number.
+fn key_half(key: &ExactKey, start: usize) -> u64 {
+    key.0[start..start + 8].iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
 fn batch(sketched: &[Sketched], bands: usize) -> anyhow::Result<RecordBatch> {
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(sketched.iter().map(|document| document.row as i64))),
         Arc::new(Int64Array::from_iter_values(sketched.iter().map(|document| document.chars as i64))),
-        Arc::new(Int32Array::from_iter_values(sketched.iter().map(|document| document.tokens.min(i32::MAX as u32) as i32))),
+        Arc::new(Int32Array::from_iter_values(
+            sketched.iter().map(|document| document.tokens.min(i32::MAX as u32) as i32),
+        )),
         Arc::new(sketched.iter().map(|document| document.host.as_deref()).collect::<DictionaryArray<Int32Type>>()),
         Arc::new(StringArray::from_iter(sketched.iter().map(|document| document.contaminated_by.as_deref()))),
-        Arc::new(UInt64Array::from_iter_values(sketched.iter().map(|document| document.key.high()))),
-        Arc::new(UInt64Array::from_iter_values(sketched.iter().map(|document| document.key.low()))),
+        Arc::new(UInt64Array::from_iter_values(sketched.iter().map(|document| key_half(&document.key, 0)))),
+        Arc::new(UInt64Array::from_iter_values(sketched.iter().map(|document| key_half(&document.key, 8)))),
     ];
     for band in 0..bands {
-        columns.push(Arc::new(UInt64Array::from_iter(sketched.iter().map(|document| Some(document.bands.as_ref()?[band])))));
+        columns.push(Arc::new(UInt64Array::from_iter(
+            sketched.iter().map(|document| Some(document.bands.as_ref()?[band])),
+        )));
     }
     Ok(RecordBatch::try_new(schema::sketch(bands), columns)?)
 }

@@ -49,7 +49,13 @@ impl Journal {
         }
         let present = std::fs::read(path).unwrap_or_default();
         let (entries, batches, valid_bytes) = replay(&present, header);
-        let mut file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(|error| commit::write_failure(path, &error))?;
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|error| commit::write_failure(path, &error))?;
         file.set_len(valid_bytes as u64).map_err(|error| commit::write_failure(path, &error))?;
         file.seek(SeekFrom::End(0)).map_err(|error| commit::write_failure(path, &error))?;
         let mut journal = Self { path: path.to_owned(), file, synced: Instant::now() };
@@ -99,7 +105,9 @@ fn replay(bytes: &[u8], header: &str) -> (Vec<Entry>, usize, usize) {
         let (sum, payload) = text.split_once(' ')?;
         (sum == checksum(payload)).then_some((payload, line.len()))
     });
-    let Some((_, mut valid)) = payloads.next().filter(|(payload, _)| *payload == header) else { return (Vec::new(), 0, 0) };
+    let Some((_, mut valid)) = payloads.next().filter(|(payload, _)| *payload == header) else {
+        return (Vec::new(), 0, 0);
+    };
     let mut entries = Vec::new();
     let mut batches = 0;
     for (payload, bytes) in payloads {
@@ -117,7 +125,12 @@ mod tests {
     use crate::behavior::judge::Mark;
 
     fn batch(row: u64) -> Vec<Entry> {
-        let labels = Labels { marks: [Mark { score: 0.1 + row as f32 / 3.0, count: 2 }; 4], chars_read: 5, tokens_read: 0, windows: 1 };
+        let labels = Labels {
+            marks: [Mark { score: 0.1 + row as f32 / 3.0, count: 2 }; 4],
+            chars_read: 5,
+            tokens_read: 0,
+            windows: 1,
+        };
         vec![Entry::judged(row, 5, labels), Entry::quarantined(row + 1, 0, "text is null".into())]
     }
 

@@ -6,6 +6,8 @@ use crate::config::Curate;
 use crate::plan::{Plan, Stage, Work};
 use crate::run::manifest::CorpusRecord;
 use anyhow::Context;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{Environment, context};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,16 +50,28 @@ impl Statistics {
         }
         let both = |a: Behavior, b: Behavior| {
             let mask = 1 << a.index() | 1 << b.index();
-            (0..16usize).filter(|combination| combination & mask == mask).map(|combination| combinations[combination]).sum::<u64>()
+            (0..16usize)
+                .filter(|combination| combination & mask == mask)
+                .map(|combination| combinations[combination])
+                .sum::<u64>()
         };
         let documents = gathered.facts.len() as u64;
-        let shown = |behavior: Behavior| Shown { documents: both(behavior, behavior), share: both(behavior, behavior) as f64 / documents.max(1) as f64 };
+        let shown = |behavior: Behavior| Shown {
+            documents: both(behavior, behavior),
+            share: both(behavior, behavior) as f64 / documents.max(1) as f64,
+        };
         let together = |a: Behavior| Behavior::ALL.into_iter().map(|b| (b.name().to_owned(), both(a, b))).collect();
         Self {
             documents,
             tokens: gathered.facts.iter().map(|fact| u64::from(fact.tokens)).sum(),
-            behaviors: Behavior::ALL.into_iter().map(|behavior| (behavior.name().to_owned(), shown(behavior))).collect(),
-            together: Behavior::ALL.into_iter().map(|behavior| (behavior.name().to_owned(), together(behavior))).collect(),
+            behaviors: Behavior::ALL
+                .into_iter()
+                .map(|behavior| (behavior.name().to_owned(), shown(behavior)))
+                .collect(),
+            together: Behavior::ALL
+                .into_iter()
+                .map(|behavior| (behavior.name().to_owned(), together(behavior)))
+                .collect(),
             none: combinations[0],
             hosts: top_hosts(&gathered.hosts, hosts_listed),
             corpora: corpora.clone(),
@@ -69,7 +83,11 @@ fn top_hosts(hosts: &BTreeMap<String, HostStatistics>, listed: usize) -> Vec<Hos
     let mut sorted: Vec<(&String, &HostStatistics)> = hosts.iter().collect();
     sorted.sort_by_key(|(name, statistics)| (std::cmp::Reverse(statistics.documents), *name));
     let name = |name: &str| if name.is_empty() { "(no url)".to_owned() } else { name.to_owned() };
-    let mut top: Vec<Host> = sorted.iter().take(listed).map(|(host, statistics)| Host { host: name(host), documents: statistics.documents, shown: statistics.shown }).collect();
+    let mut top: Vec<Host> = sorted
+        .iter()
+        .take(listed)
+        .map(|(host, statistics)| Host { host: name(host), documents: statistics.documents, shown: statistics.shown })
+        .collect();
     if sorted.len() > listed {
         let mut rest = Host { host: "(other)".into(), documents: 0, shown: [0; 4] };
         for (_, statistics) in &sorted[listed..] {
@@ -84,7 +102,13 @@ fn top_hosts(hosts: &BTreeMap<String, HostStatistics>, listed: usize) -> Vec<Hos
 }
 
 /// The card, `README.md`, with the YAML configurations that the Hub and `datasets` read.
-pub(super) fn render(plan: &Plan, stage: &Stage, curate: &Curate, statistics: &Statistics, corpora: &BTreeMap<String, CorpusRecord>) -> anyhow::Result<String> {
+pub(super) fn render(
+    plan: &Plan,
+    stage: &Stage,
+    curate: &Curate,
+    statistics: &Statistics,
+    corpora: &BTreeMap<String, CorpusRecord>,
+) -> anyhow::Result<String> {
     let input = &plan.inputs[stage.input];
     let judge = stage.reads.iter().find_map(|&index| match &plan.stages[index].work {
         Work::Classify(classify) => Some(match &classify.lm {
@@ -98,29 +122,30 @@ pub(super) fn render(plan: &Plan, stage: &Stage, curate: &Curate, statistics: &S
             name => name,
             condition => curate.corpus.get(name).map(|corpus| corpus.condition.clone()),
             matched => curate.corpus.get(name).and_then(|corpus| corpus.matched.clone()),
-            record => record,
+            record => Serde(record),
             test => record.test_documents > 0,
             train => record.train_documents > 0,
         }
     });
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.add_filter("percent", |share: f64| format!("{:.1} %", 100.0 * share));
     environment.add_filter("thousands", |number: u64| indicatif::HumanCount(number).to_string());
-    environment.add_template("card", include_str!("../../../assets/card.md.jinja")).context("the card's template is wrong")?;
+    environment
+        .add_template("card", include_str!("../../../assets/card.md.jinja"))
+        .context("the card's template is wrong")?;
     let card = environment.get_template("card")?.render(context! {
-        name => plan.name,
-        plan_id => plan.plan_id,
+        name => plan.name.as_str(),
+        plan_id => plan.plan_id.as_str(),
         version => env!("CARGO_PKG_VERSION"),
         seed => plan.seed,
         judge => judge,
-        sources => input.fetch.sources,
+        sources => input.fetch.sources.clone(),
         shards => input.shards.len(),
-        token_counter => curate.token_counter,
+        token_counter => curate.token_counter.as_str(),
         size_category => size_category(corpora.values().map(|record| record.train_documents + record.test_documents).sum()),
         behaviors => Behavior::ALL.map(Behavior::name),
-        statistics => statistics,
+        statistics => Serde(statistics),
         corpora => rows.collect::<Vec<_>>(),
     });
     card.context("cannot render the dataset card")

@@ -22,11 +22,14 @@ impl Condition {
     /// # Errors
     /// One sentence: the syntax, an unknown column with the nearest known one, or a result that is no truth value.
     pub fn parse(sql: &str) -> Result<Condition, String> {
-        let expression = polars::sql::sql_expr(sql).map_err(|error| format!("`{sql}` is not an SQL condition: {error}"))?;
+        let expression =
+            polars::sql::sql_expr(sql).map_err(|error| format!("`{sql}` is not an SQL condition: {error}"))?;
         let mut columns = Vec::new();
         for node in &expression {
             match node {
-                Expr::Column(name) if !columns.iter().any(|column: &String| column == name.as_str()) => columns.push(name.to_string()),
+                Expr::Column(name) if !columns.iter().any(|column: &String| column == name.as_str()) => {
+                    columns.push(name.to_string())
+                }
                 // Their value would depend on which other documents share the unit.
                 Expr::Agg(_) | Expr::Over { .. } | Expr::Len => {
                     return Err(format!("`{sql}` aggregates over documents; a condition speaks about one document"));
@@ -55,9 +58,16 @@ impl Condition {
     /// One truth value per row; unknown (null) counts as false, as in SQL.
     pub fn evaluate(&self, table: &DataFrame) -> Result<Vec<bool>, String> {
         let name = "__selected";
-        let result = table.clone().lazy().with_columns([self.expression.clone().alias(name)]).collect().map_err(|error| error.to_string())?;
+        let result = table
+            .clone()
+            .lazy()
+            .with_columns([self.expression.clone().alias(name)])
+            .collect()
+            .map_err(|error| error.to_string())?;
         let selected = result.column(name).map_err(|error| error.to_string())?;
-        let truth = selected.bool().map_err(|_| format!("expected true or false for each document, it gives {}", selected.dtype()))?;
+        let truth = selected
+            .bool()
+            .map_err(|_| format!("expected true or false for each document, it gives {}", selected.dtype()))?;
         Ok(truth.iter().map(|value| value.unwrap_or(false)).collect())
     }
 }
@@ -74,8 +84,13 @@ pub fn check_recipe(recipe: &Recipe, arm: &str, config: &Config) -> Result<(), F
 }
 
 fn known_columns() -> Vec<String> {
-    let mut names: Vec<String> = DOCUMENT_COLUMNS.into_iter().chain(["id", "char_count", "token_count"]).map(str::to_owned).collect();
-    names.extend(Behavior::ALL.into_iter().flat_map(|behavior| ["score", "count"].map(|what| format!("{}_{what}", behavior.name()))));
+    let mut names: Vec<String> =
+        DOCUMENT_COLUMNS.into_iter().chain(["id", "char_count", "token_count"]).map(str::to_owned).collect();
+    names.extend(
+        Behavior::ALL
+            .into_iter()
+            .flat_map(|behavior| ["score", "count"].map(|what| format!("{}_{what}", behavior.name()))),
+    );
     names
 }
 
@@ -116,11 +131,16 @@ mod tests {
             vec![
                 number_column("backtracking_count", &[0i32, 1, 2, 0]),
                 number_column("verification_score", &[0.9f32, 0.1, 0.2, 0.4]),
-                string_column("url", [Some("https://a.org/x"), None, Some("http://b.org"), Some("https://a.net")].into_iter()),
+                string_column(
+                    "url",
+                    [Some("https://a.org/x"), None, Some("http://b.org"), Some("https://a.net")].into_iter(),
+                ),
             ],
         )
         .unwrap();
-        let check = |sql: &str, expect: [bool; 4]| assert_eq!(Condition::parse(sql).unwrap().evaluate(&table).unwrap(), expect, "{sql}");
+        let check = |sql: &str, expect: [bool; 4]| {
+            assert_eq!(Condition::parse(sql).unwrap().evaluate(&table).unwrap(), expect, "{sql}")
+        };
         check("backtracking_count >= 1", [false, true, true, false]);
         check("backtracking_count >= 1 or verification_score > 0.5", [true, true, true, false]);
         check("url like 'https://a.%'", [true, false, false, true]);
@@ -135,7 +155,10 @@ mod tests {
             let message = Condition::parse(sql).unwrap_err();
             assert!(message.contains(part), "{sql}: {message}");
         };
-        check("backtraking_count >= 1", "`backtraking_count`, which does not exist; did you mean `backtracking_count`?");
+        check(
+            "backtraking_count >= 1",
+            "`backtraking_count`, which does not exist; did you mean `backtracking_count`?",
+        );
         check("backtracking_count >=", "is not an SQL condition");
         check("backtracking_count + 1", "expected true or false");
         check("backtracking_count > max(verification_count)", "speaks about one document");
@@ -144,7 +167,8 @@ mod tests {
 
     #[test]
     fn document_columns_are_known() {
-        let columns: Vec<_> = Condition::parse("url like '%a%' and token_count > 3").unwrap().document_columns().collect();
+        let columns: Vec<_> =
+            Condition::parse("url like '%a%' and token_count > 3").unwrap().document_columns().collect();
         assert_eq!(columns, ["url"]);
     }
 }

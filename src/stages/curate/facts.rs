@@ -6,13 +6,13 @@ use crate::behavior::Behavior;
 use crate::config::Curate;
 use crate::data::document::{DocumentBatch, Wanted};
 use crate::data::near_duplicates::Clusters;
-use crate::data::sidecar;
 use crate::data::schema;
+use crate::data::sidecar;
 use crate::plan::{Plan, Stage, Unit};
 use crate::run::Runner;
 use crate::stages::documents::unit_batches;
 use anyhow::Context;
-use arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
+use arrow::array::{Array, AsArray, RecordBatch, StringViewArray, UInt32Array};
 use arrow::datatypes::{Float32Type, Int32Type, Int64Type, UInt64Type};
 use polars::prelude::{Column, DataFrame};
 use std::collections::BTreeMap;
@@ -40,10 +40,17 @@ pub struct UnitTable {
 /// Gathers the facts of all documents, or nothing if a signal stopped it.
 pub fn gather(runner: &Runner, stage: &Stage, curate: &Curate) -> anyhow::Result<Option<Gathered>> {
     let plan = runner.plan;
-    let conditions = curate.corpus.values().map(|corpus| Condition::parse(&corpus.condition).map_err(anyhow::Error::msg)).collect::<anyhow::Result<Vec<_>>>()?;
+    let conditions = curate
+        .corpus
+        .values()
+        .map(|corpus| Condition::parse(&corpus.condition).map_err(anyhow::Error::msg))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let wanted = wanted_columns(&conditions);
     let mut gathered = Gathered { facts: Vec::new(), hosts: BTreeMap::new() };
-    let mut keys = Keys { exact: Vec::new(), bands: vec![Vec::new(); if curate.deduplicate.near { curate.deduplicate.bands } else { 0 }] };
+    let mut keys = Keys {
+        exact: Vec::new(),
+        bands: vec![Vec::new(); if curate.deduplicate.near { curate.deduplicate.bands } else { 0 }],
+    };
 
     let units = &plan.inputs[stage.input].units;
     let mut visit = |unit: usize, documents: Option<Vec<DocumentBatch>>| -> anyhow::Result<()> {
@@ -92,24 +99,37 @@ pub fn read_unit(runner: &Runner, stage: &Stage, unit: &Unit) -> anyhow::Result<
     let (classify, sketch) = sources(runner.plan, stage)?;
     let labels = sidecar::read(&runner.dir.path(format!("{}/labels/{}.parquet", classify.folder, unit.id)))?;
     let sketch = sidecar::read(&runner.dir.path(format!("{}/{}.parquet", sketch.folder, unit.id)))?;
-    let label_rows = labels.column_by_name("source_row").context("labels lack `source_row`")?.as_primitive::<Int64Type>();
-    let sketch_rows = sketch.column_by_name("source_row").context("the sketch lacks `source_row`")?.as_primitive::<Int64Type>();
+    let label_rows =
+        labels.column_by_name("source_row").context("labels lack `source_row`")?.as_primitive::<Int64Type>();
+    let sketch_rows =
+        sketch.column_by_name("source_row").context("the sketch lacks `source_row`")?.as_primitive::<Int64Type>();
     let mut places = Vec::with_capacity(label_rows.len());
     let mut place = 0;
     for &row in label_rows.values() {
         while place < sketch_rows.len() && sketch_rows.value(place) < row {
             place += 1;
         }
-        anyhow::ensure!(place < sketch_rows.len() && sketch_rows.value(place) == row, "row {row} of unit `{}` has labels and no sketch", unit.id);
+        anyhow::ensure!(
+            place < sketch_rows.len() && sketch_rows.value(place) == row,
+            "row {row} of unit `{}` has labels and no sketch",
+            unit.id
+        );
         places.push(place as u32);
     }
-    let sketch = arrow::compute::take_record_batch(&sketch, &places.into())?;
+    let sketch = arrow::compute::take_record_batch(&sketch, &UInt32Array::from(places))?;
     Ok(UnitTable { labels, sketch })
 }
 
 /// The stages whose sidecars a curate stage joins.
 fn sources<'p>(plan: &'p Plan, stage: &Stage) -> anyhow::Result<(&'p Stage, &'p Stage)> {
-    let find = |name: &str| stage.reads.iter().map(|&index| &plan.stages[index]).find(|stage| stage.work.name() == name).with_context(|| format!("the plan has no `{name}` stage to read"));
+    let find = |name: &str| {
+        stage
+            .reads
+            .iter()
+            .map(|&index| &plan.stages[index])
+            .find(|stage| stage.work.name() == name)
+            .with_context(|| format!("the plan has no `{name}` stage to read"))
+    };
     Ok((find("classify")?, find("sketch")?))
 }
 
@@ -119,17 +139,31 @@ struct Keys {
     bands: Vec<Vec<(u64, u32)>>,
 }
 
-fn add_unit(gathered: &mut Gathered, keys: &mut Keys, unit: u32, table: &UnitTable, conditions: &[Condition], documents: Option<&[DocumentBatch]>) -> anyhow::Result<()> {
+fn add_unit(
+    gathered: &mut Gathered,
+    keys: &mut Keys,
+    unit: u32,
+    table: &UnitTable,
+    conditions: &[Condition],
+    documents: Option<&[DocumentBatch]>,
+) -> anyhow::Result<()> {
     let labels = &table.labels;
     let sketch = &table.sketch;
-    let column = |batch: &RecordBatch, name: &str| batch.column_by_name(name).cloned().with_context(|| format!("a sidecar lacks the column `{name}`"));
+    let column = |batch: &RecordBatch, name: &str| {
+        batch.column_by_name(name).cloned().with_context(|| format!("a sidecar lacks the column `{name}`"))
+    };
     let ids = column(labels, "id")?;
     let rows = column(labels, "source_row")?;
     let chars = column(sketch, "char_count")?;
     let tokens = column(sketch, "token_count")?;
     let contaminated = column(sketch, "contaminated_by")?;
     let hosts = column(sketch, "host")?;
-    let (ids, rows, chars, tokens) = (ids.as_string::<i32>(), rows.as_primitive::<Int64Type>(), chars.as_primitive::<Int64Type>(), tokens.as_primitive::<Int32Type>());
+    let (ids, rows, chars, tokens) = (
+        ids.as_string::<i32>(),
+        rows.as_primitive::<Int64Type>(),
+        chars.as_primitive::<Int64Type>(),
+        tokens.as_primitive::<Int32Type>(),
+    );
     let counts = Behavior::ALL.map(|behavior| column(labels, &format!("{}_count", behavior.name())));
     let counts: Vec<_> = counts.into_iter().collect::<anyhow::Result<_>>()?;
 
@@ -147,7 +181,10 @@ fn add_unit(gathered: &mut Gathered, keys: &mut Keys, unit: u32, table: &UnitTab
         columns.extend(document_columns(documents, rows.values()));
     }
     let table = DataFrame::new(ids.len(), columns)?;
-    let selected = conditions.iter().map(|condition| condition.evaluate(&table).map_err(anyhow::Error::msg)).collect::<anyhow::Result<Vec<_>>>()?;
+    let selected = conditions
+        .iter()
+        .map(|condition| condition.evaluate(&table).map_err(anyhow::Error::msg))
+        .collect::<anyhow::Result<Vec<_>>>()?;
 
     let first = gathered.facts.len() as u32;
     let host_names = arrow::compute::cast(&hosts, &arrow::datatypes::DataType::Utf8)?;
@@ -161,7 +198,11 @@ fn add_unit(gathered: &mut Gathered, keys: &mut Keys, unit: u32, table: &UnitTab
             tokens: tokens.value(row) as u32,
             chars: chars.value(row).min(i64::from(u32::MAX)) as u32,
             selected: selected.iter().zip(0..).map(|(selected, bit)| u32::from(selected[row]) << bit).sum(),
-            shown: counts.iter().zip(0..).map(|(counts, bit)| u8::from(counts.as_primitive::<Int32Type>().value(row) > 0) << bit).sum(),
+            shown: counts
+                .iter()
+                .zip(0..)
+                .map(|(counts, bit)| u8::from(counts.as_primitive::<Int32Type>().value(row) > 0) << bit)
+                .sum(),
             contaminated: contaminated.is_valid(row),
             same_text: index,
             cluster: index,
@@ -186,7 +227,9 @@ fn add_unit(gathered: &mut Gathered, keys: &mut Keys, unit: u32, table: &UnitTab
     for (band, keys) in keys.bands.iter_mut().enumerate() {
         let column = column(sketch, &schema::band_name(band))?;
         let values = column.as_primitive::<UInt64Type>();
-        keys.extend((0..values.len()).filter(|&row| values.is_valid(row)).map(|row| (values.value(row), first + row as u32)));
+        keys.extend(
+            (0..values.len()).filter(|&row| values.is_valid(row)).map(|row| (values.value(row), first + row as u32)),
+        );
     }
     Ok(())
 }
@@ -200,7 +243,12 @@ fn document_columns(documents: &[DocumentBatch], rows: &[i64]) -> Vec<Column> {
     let column = |name: &str, of: fn(&DocumentBatch) -> &StringViewArray| {
         string_column(name, places.iter().map(|&(batch, row)| of(batch).is_valid(row).then(|| of(batch).value(row))))
     };
-    vec![column("url", |batch| &batch.url), column("text", |batch| &batch.text), column("date", |batch| &batch.date), column("metadata", |batch| &batch.metadata)]
+    vec![
+        column("url", |batch| &batch.url),
+        column("text", |batch| &batch.text),
+        column("date", |batch| &batch.date),
+        column("metadata", |batch| &batch.metadata),
+    ]
 }
 
 /// Fills in each document's first equal text and first near duplicate.
@@ -217,6 +265,7 @@ fn cluster(facts: &mut [Facts], keys: Keys, curate: &Curate) {
     }
     for (document, index) in facts.iter_mut().zip(0..) {
         document.same_text = equal.representative(index);
-        document.cluster = if curate.deduplicate.near || curate.deduplicate.exact { near.representative(index) } else { index };
+        document.cluster =
+            if curate.deduplicate.near || curate.deduplicate.exact { near.representative(index) } else { index };
     }
 }

@@ -79,7 +79,10 @@ pub fn select(facts: &[Facts], curate: &Curate, seed: u64) -> BTreeMap<String, S
     let mut kept: BTreeMap<&str, (Vec<Fate>, Vec<u32>, Option<Fit>)> = BTreeMap::new();
     // A matched corpus needs its partner first.
     let order = || curate.corpus.iter().enumerate();
-    for (bit, (name, corpus)) in order().filter(|(_, (_, corpus))| corpus.matched.is_none()).chain(order().filter(|(_, (_, corpus))| corpus.matched.is_some())) {
+    for (bit, (name, corpus)) in order()
+        .filter(|(_, (_, corpus))| corpus.matched.is_none())
+        .chain(order().filter(|(_, (_, corpus))| corpus.matched.is_some()))
+    {
         let (mut fates, mut candidates) = eligible(facts, bit);
         candidates.sort_unstable_by_key(|&document| (shuffle[document as usize], document));
         let partner = corpus.matched.as_ref().and_then(|partner| kept.get(partner.as_str()));
@@ -150,14 +153,16 @@ fn within_budget(facts: &[Facts], candidates: &[u32], corpus: &Corpus) -> Vec<u3
 /// For each wanted document the unused candidate nearest in tokens.
 fn matched(facts: &[Facts], wanted: &[u32], candidates: &[u32], shuffle: &[u64]) -> (Vec<u32>, Fit) {
     let tokens = |document: u32| facts[document as usize].tokens;
-    let mut unused: BTreeSet<(u32, u64, u32)> = candidates.iter().map(|&document| (tokens(document), shuffle[document as usize], document)).collect();
+    let mut unused: BTreeSet<(u32, u64, u32)> =
+        candidates.iter().map(|&document| (tokens(document), shuffle[document as usize], document)).collect();
     let mut chosen = Vec::new();
     let mut difference = 0;
     for &document in wanted {
         let target = tokens(document);
         let above = unused.range((target, 0, 0)..).next().copied();
         let below = unused.range(..(target, 0, 0)).next_back().copied();
-        let nearest = [below, above].into_iter().flatten().min_by_key(|&(tokens, key, _)| (tokens.abs_diff(target), key));
+        let nearest =
+            [below, above].into_iter().flatten().min_by_key(|&(tokens, key, _)| (tokens.abs_diff(target), key));
         let Some(nearest) = nearest else { break };
         unused.remove(&nearest);
         difference += u64::from(nearest.0.abs_diff(target));
@@ -170,7 +175,10 @@ fn matched(facts: &[Facts], wanted: &[u32], candidates: &[u32], shuffle: &[u64])
         tokens_wanted: sum(wanted),
         tokens_matched: sum(&chosen),
         mean_difference: difference as f64 / chosen.len().max(1) as f64,
-        length_distance: kolmogorov_smirnov(wanted.iter().map(|&d| tokens(d)).collect(), chosen.iter().map(|&d| tokens(d)).collect()),
+        length_distance: kolmogorov_smirnov(
+            wanted.iter().map(|&d| tokens(d)).collect(),
+            chosen.iter().map(|&d| tokens(d)).collect(),
+        ),
     };
     (chosen, fit)
 }
@@ -200,12 +208,31 @@ mod tests {
     use crate::config::Deduplicate;
 
     fn document(id: u64, tokens: u32, selected: u32) -> Facts {
-        Facts { unit: 0, row: id, id, tokens, chars: 4 * tokens, selected, shown: 0, contaminated: false, same_text: id as u32, cluster: id as u32 }
+        Facts {
+            unit: 0,
+            row: id,
+            id,
+            tokens,
+            chars: 4 * tokens,
+            selected,
+            shown: 0,
+            contaminated: false,
+            same_text: id as u32,
+            cluster: id as u32,
+        }
     }
 
     fn curate(corpora: &[(&str, Option<u64>, Option<&str>)], test_share: f64) -> Curate {
-        let corpus = corpora.iter().map(|&(name, tokens, matched)| (name.to_owned(), Corpus { condition: "true".into(), tokens, matched: matched.map(str::to_owned) }));
-        Curate { token_counter: "pieces".into(), deduplicate: Deduplicate::default(), decontaminate: None, test_share, corpus: corpus.collect() }
+        let corpus = corpora.iter().map(|&(name, tokens, matched)| {
+            (name.to_owned(), Corpus { condition: "true".into(), tokens, matched: matched.map(str::to_owned) })
+        });
+        Curate {
+            token_counter: "pieces".into(),
+            deduplicate: Deduplicate::default(),
+            decontaminate: None,
+            test_share,
+            corpus: corpus.collect(),
+        }
     }
 
     #[test]
@@ -220,7 +247,10 @@ mod tests {
         facts[6].cluster = 1;
         let selection = &select(&facts, &curate(&[("a", None, None)], 0.0), 7)["a"];
         use Fate::*;
-        assert_eq!(selection.fates, [Train, NotSelected, Contaminated, Train, ExactDuplicate, NearDuplicate, Train, Train]);
+        assert_eq!(
+            selection.fates,
+            [Train, NotSelected, Contaminated, Train, ExactDuplicate, NearDuplicate, Train, Train]
+        );
         let mut train = selection.train.clone();
         train.sort_unstable();
         assert_eq!(train, [0, 3, 6, 7]);
@@ -233,7 +263,10 @@ mod tests {
             let selection = select(&facts, &curate(&[("a", Some(1000), None)], 0.1), seed).remove("a").unwrap();
             let tokens: u32 = selection.train.iter().chain(&selection.test).map(|&d| facts[d as usize].tokens).sum();
             assert!(tokens <= 1000 && tokens > 990, "{tokens}");
-            assert_eq!(selection.test.len(), ((selection.train.len() + selection.test.len()) as f64 * 0.1).round() as usize);
+            assert_eq!(
+                selection.test.len(),
+                ((selection.train.len() + selection.test.len()) as f64 * 0.1).round() as usize
+            );
             selection
         };
         assert_eq!(total(1), total(1));
@@ -255,7 +288,9 @@ mod tests {
     #[test]
     fn a_match_of_too_few_says_so() {
         let facts = vec![document(0, 10, 0b10), document(1, 20, 0b10), document(2, 11, 0b01)];
-        let fit = select(&facts, &curate(&[("rich", None, None), ("plain", None, Some("rich"))], 0.0), 0)["plain"].fit.unwrap();
+        let fit = select(&facts, &curate(&[("rich", None, None), ("plain", None, Some("rich"))], 0.0), 0)["plain"]
+            .fit
+            .unwrap();
         assert_eq!((fit.wanted, fit.matched), (2, 1));
     }
 }

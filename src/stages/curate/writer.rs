@@ -84,7 +84,9 @@ impl CorpusWriter {
     pub fn add(&mut self, batch: &RecordBatch, documents: &[u32]) -> anyhow::Result<()> {
         let mut rows: BTreeMap<(usize, u32), Vec<(u32, u32)>> = BTreeMap::new();
         for (row, document) in (0..).zip(documents) {
-            if let Some((split, place)) = self.layouts.iter().enumerate().find_map(|(split, layout)| Some((split, layout.places.get(document)?))) {
+            if let Some((split, place)) =
+                self.layouts.iter().enumerate().find_map(|(split, layout)| Some((split, layout.places.get(document)?)))
+            {
                 rows.entry((split, place.file)).or_default().push((row, place.position));
             }
         }
@@ -108,7 +110,12 @@ impl CorpusWriter {
             let path = spool_path(&self.folder, split, file);
             for batch in spool.waiting.drain(..) {
                 if spool.on_disk.is_none() {
-                    let created = File::options().create(true).write(true).truncate(true).open(&path).map_err(|error| commit::write_failure(&path, &error))?;
+                    let created = File::options()
+                        .create(true)
+                        .write(true)
+                        .truncate(true)
+                        .open(&path)
+                        .map_err(|error| commit::write_failure(&path, &error))?;
                     spool.on_disk = Some(StreamWriter::try_new(BufWriter::new(created), &batch.schema())?);
                 }
                 if let Some(writer) = &mut spool.on_disk {
@@ -128,16 +135,30 @@ impl CorpusWriter {
                 let spool = self.spools.remove(&(split, file)).unwrap_or_default();
                 let spool_path = spool_path(&self.folder, split, file);
                 let batch = spool.into_order(&spool_path)?;
-                anyhow::ensure!(batch.as_ref().map_or(0, RecordBatch::num_rows) == rows as usize, "corpus `{}` lost rows on the way to the disk", self.folder.display());
+                anyhow::ensure!(
+                    batch.as_ref().map_or(0, RecordBatch::num_rows) == rows as usize,
+                    "corpus `{}` lost rows on the way to the disk",
+                    self.folder.display()
+                );
                 let name = format!("{}-{file:05}-of-{:05}.parquet", layout.split, layout.rows.len());
-                let mut sink = ParquetSink::create(&self.folder.join(&name), schema::corpus(), Profile::Corpus, schema::key_values("corpus", stage_key))?;
+                let mut sink = ParquetSink::create(
+                    &self.folder.join(&name),
+                    schema::corpus(),
+                    Profile::Corpus,
+                    schema::key_values("corpus", stage_key),
+                )?;
                 if let Some(batch) = batch {
                     for start in (0..batch.num_rows()).step_by(WRITE_ROWS) {
                         sink.write(&batch.slice(start, WRITE_ROWS.min(batch.num_rows() - start)))?;
                     }
                 }
                 let written = sink.finish()?;
-                outputs.push(Output { path: name, bytes: written.bytes, sha256: written.sha256, rows: written.rows });
+                outputs.push(Output {
+                    path: name,
+                    bytes: written.committed.bytes,
+                    sha256: written.committed.sha256,
+                    rows: written.rows,
+                });
                 remove_if_present(&spool_path)?;
             }
         }
@@ -172,7 +193,9 @@ fn spool_path(folder: &Path, split: usize, file: u32) -> PathBuf {
 
 fn remove_if_present(path: &Path) -> anyhow::Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove `{}`", path.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove `{}`", path.display()))
+        }
         _ => Ok(()),
     }
 }
