@@ -6,4 +6,5 @@
 
 pub mod behavior;
 pub mod config;
+pub mod data;
 pub mod error;
