@@ -191,7 +191,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LONG: &str = "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning, and bakes muffins.";
+    const LONG: &str =
+        "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning, and bakes muffins.";
     const SHORT: &str = "How many primes are there below one hundred?";
 
     fn rules(ngram: usize, min_grams: usize, min_words: usize) -> Rules {
@@ -211,11 +212,17 @@ mod tests {
 
     #[test]
     fn a_copy_is_found_whatever_its_markup() {
-        let copy = "É — see: **janet’s ducks** lay 16 eggs\nper day; she eats three for breakfast every morning and bakes";
+        let copy =
+            "É — see: **janet’s ducks** lay 16 eggs\nper day; she eats three for breakfast every morning and bakes";
         check(Rules::default(), &[("gsm8k", LONG)], copy, Some(("gsm8k", 5, "janet’s ducks")));
         check(rules(13, 5, 8), &[("gsm8k", LONG)], copy, Some(("gsm8k", 5, "janet")));
         check(rules(13, 6, 8), &[("gsm8k", LONG)], copy, None);
-        check(Rules::default(), &[("gsm8k", LONG)], "Janet's ducks lay 16 eggs per day. She eats three for supper.", None);
+        check(
+            Rules::default(),
+            &[("gsm8k", LONG)],
+            "Janet's ducks lay 16 eggs per day. She eats three for supper.",
+            None,
+        );
         check(Rules::default(), &[], copy, None);
         check(Rules::default(), &[("gsm8k", LONG)], "", None);
     }

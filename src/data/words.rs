@@ -102,9 +102,10 @@ fn hash_bytes(bytes: &[u8]) -> u64 {
 /// At most eight bytes as a little-endian number.
 #[inline(always)]
 fn first_eight(bytes: &[u8]) -> u64 {
-    bytes.try_into().map(u64::from_le_bytes).unwrap_or_else(|_| {
-        bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
-    })
+    bytes
+        .try_into()
+        .map(u64::from_le_bytes)
+        .unwrap_or_else(|_| bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
 }
 
 #[inline(always)]
@@ -221,7 +222,8 @@ mod tests {
 
     #[test]
     fn different_words_have_different_hashes() {
-        let words = ["a", "b", "ab", "ba", "aaaaaaaa", "aaaaaaaaa", "aaaaaaaab", "1", "11", "é", "e", "dedupe", "DEDUP"];
+        let words =
+            ["a", "b", "ab", "ba", "aaaaaaaa", "aaaaaaaaa", "aaaaaaaab", "1", "11", "é", "e", "dedupe", "DEDUP"];
         let mut all: Vec<u64> = words.iter().flat_map(|word| hashes(word)).collect();
         all.sort_unstable();
         all.dedup();
@@ -231,7 +233,8 @@ mod tests {
     #[test]
     fn every_character_folds_as_its_upper_and_lower_case() {
         for char in (0..=0x10_ffff).filter_map(char::from_u32) {
-            let (own, upper, lower) = (char.to_string(), char.to_uppercase().to_string(), char.to_lowercase().to_string());
+            let (own, upper, lower) =
+                (char.to_string(), char.to_uppercase().to_string(), char.to_lowercase().to_string());
             assert_eq!(hashes(&own), hashes(&upper), "{char:?} and {upper:?}");
             assert_eq!(hashes(&own), hashes(&lower), "{char:?} and {lower:?}");
         }
