@@ -9,7 +9,7 @@ use super::words::{Grams, MAX_GRAM, for_each_word, mix};
 use crate::error::{Exit, Failure};
 
 /// What a sketch is made of. Sketches are comparable only when all four agree. The default is datatrove's shape: a pair of
-/// Jaccard similarity 0.72 is found with probability 0.64, one of 0.8 with 0.92, one of 0.5 with 0.05.
+/// Jaccard similarity 0.72 is found with probability 0.65, one of 0.8 with 0.92, one of 0.5 with 0.05.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Words per n-gram.

@@ -1,2 +1,4 @@
-mod lm;
-mod shard;
+mod decontamination;
+mod math_docs;
+mod near_duplicates;
+mod token_count;
