@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod cue;
+
 pub mod judge;
 
 /// One of the four reasoning behaviors of arXiv 2503.01307, in the order every table and column list uses.
