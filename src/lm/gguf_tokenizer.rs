@@ -65,8 +65,8 @@ pub(super) fn rebuild(metadata: &Metadata<'_>) -> anyhow::Result<TextTokenizer> 
         .into());
     }
     let rules = rules(metadata.optional_text("tokenizer.ggml.pre")?.unwrap_or("default"))?;
-    let string = |value| match value {
-        &Value::String(ref text) => Some(text.clone()),
+    let string = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
         _ => None,
     };
     let tokens = metadata.list("tokenizer.ggml.tokens", "strings", string)?;
@@ -112,9 +112,9 @@ pub(super) fn rebuild(metadata: &Metadata<'_>) -> anyhow::Result<TextTokenizer> 
     {
         let template = TemplateProcessing::builder()
             .try_single(format!("{token}:0 $A:0"))
-            .and_then(|builder| {
-                Ok(builder.special_tokens(vec![(token.clone(), *id)]).build().map_err(|e| e.to_string())?)
-            })
+            .map_err(failed)?
+            .special_tokens(vec![(token.clone(), *id)])
+            .build()
             .map_err(failed)?;
         tokenizer.with_post_processor(Some(template));
     }
