@@ -172,8 +172,8 @@ impl Judge for LmJudge {
             if documents[owner].problem.is_some() {
                 continue;
             }
-            let mut windows = Windows::new(&self.tokenizer, text, self.window_tokens);
-            while let Some(window) = windows.next()? {
+            for window in Windows::new(&self.tokenizer, text, self.window_tokens) {
+                let window = window?;
                 let group = window.tokens.len() + self.prompt.questions_len();
                 if !batch.owners.is_empty() && batch.packed.len() + group > self.batch_tokens {
                     self.flush(&mut batch, &mut documents)?;

@@ -36,7 +36,7 @@ impl<'a> Windows<'a> {
     }
 
     /// The next window; `None` at the end of the text.
-    pub fn next(&mut self) -> anyhow::Result<Option<Window>> {
+    fn advance(&mut self) -> anyhow::Result<Option<Window>> {
         // One token more than a window shows whether the cut would fall inside a character.
         while self.waiting.len() <= self.size && self.tokenised < self.text.len() {
             let rest = &self.text[self.tokenised..];
@@ -69,6 +69,15 @@ impl<'a> Windows<'a> {
             before <= after
         };
         (1..=self.size).rev().find(whole).unwrap_or(self.size)
+    }
+}
+
+impl Iterator for Windows<'_> {
+    /// An error is the tokenizer's failure; there is no going on after one.
+    type Item = anyhow::Result<Window>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
     }
 }
 
@@ -109,10 +118,9 @@ mod tests {
 
     fn check(text: &str, size: usize, expect: &[(usize, u64)]) {
         let tokenizer = bytes();
-        let mut windows = Windows::new(&tokenizer, text, size);
         let mut found = Vec::new();
         let mut tokens = Vec::new();
-        while let Some(window) = windows.next().unwrap() {
+        for window in Windows::new(&tokenizer, text, size).map(Result::unwrap) {
             found.push((window.tokens.len(), window.chars));
             tokens.extend(window.tokens);
         }
@@ -137,7 +145,7 @@ mod tests {
         let tokenizer = bytes();
         let mut windows = Windows::new(&tokenizer, &text, 1000);
         let (mut tokens, mut chars) = (Vec::new(), 0);
-        while let Some(window) = windows.next().unwrap() {
+        while let Some(window) = windows.next().transpose().unwrap() {
             assert!(windows.waiting.len() <= PIECE + 1000);
             chars += window.chars;
             tokens.extend(window.tokens);

@@ -65,8 +65,8 @@ pub(super) fn rebuild(metadata: &Metadata<'_>) -> anyhow::Result<TextTokenizer> 
         .into());
     }
     let rules = rules(metadata.optional_text("tokenizer.ggml.pre")?.unwrap_or("default"))?;
-    let string = |value| match value {
-        &Value::String(ref text) => Some(text.clone()),
+    let string = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
         _ => None,
     };
     let tokens = metadata.list("tokenizer.ggml.tokens", "strings", string)?;
