@@ -1,1 +1,6 @@
+//! Integration tests, one module per subject.
 
+mod hub;
+mod hub_peer;
+mod hub_server;
+mod shard_store;
