@@ -240,10 +240,17 @@ impl Hub {
         if length == 0 {
             return Ok(Vec::new());
         }
-        self.patience(file.label()).until(|_| self.ask_for_range(file, range.clone(), length))
+        let mut refusals = 0;
+        self.patience(file.label()).until(|_| self.ask_for_range(file, range.clone(), length, &mut refusals))
     }
 
-    fn ask_for_range(&self, file: &RemoteFile, range: Range<u64>, length: usize) -> Result<Vec<u8>, Trouble> {
+    fn ask_for_range(
+        &self,
+        file: &RemoteFile,
+        range: Range<u64>,
+        length: usize,
+        refusals: &mut u32,
+    ) -> Result<Vec<u8>, Trouble> {
         let source = self.locate(file)?;
         let ask = Ask { range: Some((range.start, Some(range.end - 1))), ..Ask::get(&source.url) };
         let reply = self.wire()?.send(&ask, &self.stop)?;
@@ -258,9 +265,7 @@ impl Hub {
                 .hint("fetch the whole file, or use another host")
                 .into());
             }
-            401 | 403 | 410 if source.elsewhere && self.forget(file) => {
-                return Err(Trouble::passing(format!("`{host}` refuses a link that the hub gave earlier")));
-            }
+            401 | 403 | 404 | 410 if source.elsewhere => return Err(self.link_refused(file, &reply, refusals)),
             _ => return Err(trouble(&reply, &file.subject(&source.url), self.shared.config.token.is_some())),
         }
         source.check_version(file, &reply)?;
@@ -353,9 +358,9 @@ impl Hub {
         source.check_size(file, size.and_then(|size| size.parse().ok()))
     }
 
-    /// Drops what [`Hub::locate`] remembers; true when there was something.
-    fn forget(&self, file: &RemoteFile) -> bool {
-        self.sources().remove(&file.url).is_some()
+    /// Drops what [`Hub::locate`] remembers.
+    fn forget(&self, file: &RemoteFile) {
+        self.sources().remove(&file.url);
     }
 
     fn sources(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Source>> {

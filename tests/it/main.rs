@@ -1,4 +1,6 @@
-mod decontamination;
-mod math_docs;
-mod near_duplicates;
-mod token_count;
+//! Integration tests, one module per subject.
+
+mod hub;
+mod hub_peer;
+mod hub_server;
+mod shard_store;

@@ -172,17 +172,22 @@ fn accept(
             part.restart()?;
             Err(Trouble::passing(format!("`{}` has no bytes where this file was cut", host(&reply.url))))
         }
-        401 | 403 | 404 | 410 if source.elsewhere => {
-            // A signed link lives for minutes. A new one costs a request to the hub.
-            hub.forget(file);
-            part.refusals += 1;
-            let message = format!("`{}` refuses the link to `{}` (status {status})", host(&reply.url), file.label());
-            if part.refusals < MOST_REFUSALS {
-                return Err(Trouble::passing(message));
-            }
-            Err(Failure::new(Exit::Unavailable, message).hint("a firewall or a proxy may bar the storage host").into())
-        }
+        401 | 403 | 404 | 410 if source.elsewhere => Err(hub.link_refused(file, reply, &mut part.refusals)),
         _ => Err(trouble(reply, &file.subject(&source.url), hub.config().token.is_some())),
+    }
+}
+
+impl Hub {
+    /// A signed link lives for minutes; a new one costs a request to the hub. `refusals` counts those in a row.
+    pub(super) fn link_refused(&self, file: &RemoteFile, reply: &Reply<'_>, refusals: &mut u32) -> Trouble {
+        self.forget(file);
+        *refusals += 1;
+        let (host, status) = (host(&reply.url), reply.status().as_u16());
+        let message = format!("`{host}` refuses the hub's link to `{}` (status {status})", file.label());
+        if *refusals < MOST_REFUSALS {
+            return Trouble::passing(message);
+        }
+        Failure::new(Exit::Unavailable, message).hint("a firewall or a proxy may bar the storage host").into()
     }
 }
 
