@@ -5,4 +5,5 @@
 //! only `stages` join them.
 
 pub mod behavior;
+pub mod countdown;
 pub mod error;
