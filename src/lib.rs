@@ -5,10 +5,7 @@
 //! only `stages` join them.
 
 pub mod behavior;
-pub mod cli;
-pub mod commands;
-pub mod config;
-pub mod data;
+pub mod countdown;
 pub mod error;
 pub mod lm;
 pub mod plan;
