@@ -5,7 +5,11 @@
 //! only `stages` join them.
 
 pub mod behavior;
+pub mod cli;
+pub mod commands;
+pub mod config;
 pub mod countdown;
+pub mod data;
 pub mod error;
 pub mod lm;
 pub mod plan;

@@ -5,7 +5,6 @@
 use serde::{Deserialize, Serialize};
 
 pub mod cue;
-
 pub mod judge;
 pub mod lm_judge;
 pub mod windows;

@@ -45,7 +45,7 @@ impl Sketcher {
     pub fn new(curate: &Curate) -> anyhow::Result<Self> {
         let counter = match curate.token_counter.as_str() {
             "pieces" => TokenCounter::Pieces,
-            path => TokenCounter::from_file(Path::new(path))?,
+            path => TokenCounter::load(Path::new(path))?,
         };
         let minhash = curate
             .deduplicate
@@ -70,16 +70,16 @@ impl Sketcher {
         self.minhash.as_ref().map_or(0, |minhash| minhash.shape().bands)
     }
 
-    fn sketch(&self, row: u64, url: Option<&str>, text: &str) -> anyhow::Result<Sketched> {
-        Ok(Sketched {
+    fn sketch(&self, row: u64, url: Option<&str>, text: &str) -> Sketched {
+        Sketched {
             row,
             chars: text.chars().count() as u64,
-            tokens: self.counter.count(text)?,
+            tokens: self.counter.count(text),
             host: url.and_then(host).map(str::to_owned),
             contaminated_by: self.contamination.as_ref().and_then(|sets| Some(sets.check(text)?.set.to_owned())),
             key: ExactKey::of(text),
             bands: self.minhash.as_ref().and_then(|minhash| minhash.sketch(text)).map(|sketch| sketch.bands),
-        })
+        }
     }
 }
 
@@ -115,7 +115,7 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> 
                 let url = batch.url.is_valid(row).then(|| batch.url.value(row));
                 Some(sketcher.sketch(batch.rows[row], url, batch.text(row)?))
             });
-            sketched.extend(new.collect::<anyhow::Result<Vec<_>>>()?);
+            sketched.par_extend(new);
             cx.progress.add_documents(batch.len() as u64);
         }
         Ok(false)
@@ -138,11 +138,6 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> 
     Ok(Verdict::Done(UnitWork { outputs: vec![cx.output(&path, sink.finish()?)], counts, labels: None, judge: None }))
 }
 
-/// Eight bytes of a key as a number.
-fn key_half(key: &ExactKey, start: usize) -> u64 {
-    key.0[start..start + 8].iter().fold(0, |number, &byte| number << 8 | u64::from(byte))
-}
-
 fn batch(sketched: &[Sketched], bands: usize) -> anyhow::Result<RecordBatch> {
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(sketched.iter().map(|document| document.row as i64))),
@@ -152,8 +147,8 @@ fn batch(sketched: &[Sketched], bands: usize) -> anyhow::Result<RecordBatch> {
         )),
         Arc::new(sketched.iter().map(|document| document.host.as_deref()).collect::<DictionaryArray<Int32Type>>()),
         Arc::new(StringArray::from_iter(sketched.iter().map(|document| document.contaminated_by.as_deref()))),
-        Arc::new(UInt64Array::from_iter_values(sketched.iter().map(|document| key_half(&document.key, 0)))),
-        Arc::new(UInt64Array::from_iter_values(sketched.iter().map(|document| key_half(&document.key, 8)))),
+        Arc::new(UInt64Array::from_iter_values(sketched.iter().map(|document| document.key.high()))),
+        Arc::new(UInt64Array::from_iter_values(sketched.iter().map(|document| document.key.low()))),
     ];
     for band in 0..bands {
         columns.push(Arc::new(UInt64Array::from_iter(

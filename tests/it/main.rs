@@ -1,6 +1,12 @@
-//! Integration tests, one module per subject.
+//! Integration tests: one binary, one module per subject.
 
+mod decontamination;
 mod hub;
 mod hub_peer;
 mod hub_server;
+mod lm;
+mod math_docs;
+mod near_duplicates;
+mod shard;
 mod shard_store;
+mod token_count;
