@@ -3,4 +3,5 @@
 mod hub;
 mod hub_peer;
 mod hub_server;
+mod sample;
 mod shard_store;
