@@ -7,6 +7,7 @@ mod hub_server;
 mod lm;
 mod math_docs;
 mod near_duplicates;
+mod sample;
 mod shard;
 mod shard_store;
 mod token_count;
