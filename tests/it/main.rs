@@ -2,6 +2,7 @@
 
 mod decontamination;
 mod hub;
+mod hub_faults;
 mod hub_peer;
 mod hub_server;
 mod lm;
