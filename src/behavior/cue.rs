@@ -107,25 +107,29 @@ impl CueJudge {
         findings.clear();
         let mut attempts = 0;
         let mut guards: Vec<(Behavior, Range<usize>)> = Vec::new();
-        for at in 0..tokens.len() {
-            for (index, entry) in self.lexicon.starting_with(tokens[at].word) {
-                attempts += 1;
-                let Some(length) = entry.phrase.length_at(tokens, at) else { continue };
-                match entry.role {
-                    Role::Guard => guards.push((entry.behavior, at..at + length)),
-                    Role::Cue { weight } => findings.push(Finding {
-                        entry: index,
-                        behavior: entry.behavior,
-                        weight,
-                        tokens: at..at + length,
-                    }),
+        for (at, token) in tokens.iter().enumerate() {
+            for candidate in self.lexicon.candidates(token.word) {
+                let entry = self.lexicon.entry(candidate.entry);
+                for start in at.saturating_sub(candidate.latest)..(at + 1).saturating_sub(candidate.earliest) {
+                    attempts += 1;
+                    let Some((shortest, longest)) = entry.phrase.lengths_at(tokens, start) else { continue };
+                    let behavior = entry.behavior;
+                    match entry.role {
+                        Role::Guard => guards.push((behavior, start..start + longest)),
+                        Role::Cue { weight } => {
+                            let tokens = start..start + shortest;
+                            findings.push(Finding { entry: candidate.entry, behavior, weight, tokens });
+                        }
+                    }
                 }
             }
         }
         let overlap = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
         findings.retain(|cue| !guards.iter().any(|(of, span)| *of == cue.behavior && overlap(span, &cue.tokens)));
         // Of cues that overlap, the heaviest counts: "wait, no" is one hesitation, not two.
-        findings.sort_by(|a, b| b.weight.total_cmp(&a.weight).then(a.tokens.start.cmp(&b.tokens.start)));
+        findings.sort_by(|a, b| {
+            b.weight.total_cmp(&a.weight).then(a.tokens.start.cmp(&b.tokens.start)).then(a.entry.cmp(&b.entry))
+        });
         let mut kept: Vec<Finding> = Vec::new();
         for cue in findings.drain(..) {
             let taken = |other: &Finding| {
@@ -193,9 +197,13 @@ impl Tally {
     }
 
     fn end_sentence(&mut self) {
-        let instance = self.sentence >= 1.0;
+        // Weights have one decimal, which is inexact in binary.
+        let instance = self.sentence >= 0.999;
         self.instances += u32::from(instance && !self.running);
         self.running = instance;
         self.sum += self.sentence;
     }
 }
+
+#[cfg(test)]
+mod tests;
