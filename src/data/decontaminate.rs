@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use super::words::{Grams, MAX_GRAM, for_each_word, mix};
+use super::words::{Grams, MAX_GRAM, for_each_word};
 use crate::error::{Exit, Failure};
 
 /// What counts as a repetition.
@@ -166,7 +166,7 @@ impl Contamination {
     }
 }
 
-/// Grams are hashes already; mixing once more spares the table from any structure that is left in them.
+/// Grams are hashes already.
 #[derive(Default)]
 struct GramHasher(u64);
 
@@ -176,13 +176,11 @@ impl Hasher for GramHasher {
     }
 
     fn write_u64(&mut self, gram: u64) {
-        self.0 = mix(gram);
+        self.0 = gram;
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = mix(self.0 ^ u64::from(byte));
-        }
+        self.0 = bytes.iter().fold(self.0, |hash, &byte| hash.rotate_left(8) ^ u64::from(byte));
     }
 }
 

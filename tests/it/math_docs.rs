@@ -1,4 +1,4 @@
-//! The mathematical web documents of `../shared/data`, for the tests and benchmarks that need real text.
+//! The mathematical web documents of `../shared/data`, for the tests that need real text.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
