@@ -1,5 +1,6 @@
 //! Integration tests: one binary, one module per subject.
 
+mod cue;
 mod decontamination;
 mod hub;
 mod hub_faults;
