@@ -216,3 +216,92 @@ impl Thrift<'_> {
         Some(children)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A footer whose field 2 is a schema of elements with these numbers of children, and a few other fields around.
+    fn footer(children: &[i64]) -> Vec<u8> {
+        let mut bytes = vec![0x15, 0x04, 0x19];
+        match children.len() {
+            count @ 0..15 => bytes.push((count as u8) << 4 | STRUCT),
+            count => {
+                bytes.push(0xf0 | STRUCT);
+                bytes.extend(varint(count as u64));
+            }
+        }
+        for children in children {
+            // Field 4 (name), field 5 (children), end.
+            bytes.extend([0x48, 1, b'a', 0x15]);
+            bytes.extend(varint(((children << 1) ^ (children >> 63)) as u64));
+            bytes.push(0);
+        }
+        bytes.extend([0x16, 0x02, 0]);
+        bytes
+    }
+
+    fn varint(mut value: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    }
+
+    #[test]
+    fn schemas_are_trees_of_sane_size() {
+        let check =
+            |children: &[i64], expect| assert_eq!(check_schema(&footer(children)).is_some(), expect, "{children:?}");
+        check(&[0], true);
+        check(&[2, 0, 0], true);
+        check(&[2, 1, 0, 0], true);
+        check(&[1; 10], false); // the last one's child is missing
+        check(&[2, 0], false);
+        check(&[1, 0, 0], false); // two roots
+        check(&[i64::from(i32::MAX), 0], false);
+        check(&[-1, 0], false);
+        let nested = |depth: usize| (0..=depth).map(|level| i64::from(level < depth)).collect::<Vec<_>>();
+        check(&nested(50), true);
+        check(&nested(100_000), false);
+    }
+
+    #[test]
+    fn malformed_thrift_ends_the_walk() {
+        let whole = footer(&[2, 0, 0]);
+        for length in 0..whole.len() {
+            assert!(check_schema(&whole[..length]).is_none(), "{length}");
+        }
+        // A list of 2^40 elements in 8 bytes; structs in structs in structs.
+        assert!(check_offset_index(&[0x19, 0xfc, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20]).is_none());
+        assert!(check_offset_index(&[0x1c; 1 << 20]).is_none());
+        assert!(check_offset_index(&[0x19, 0x0c, 0]).is_some());
+    }
+
+    #[test]
+    fn pages_have_the_size_that_they_claim() {
+        // Type, uncompressed size, compressed size; then a dictionary header with its number of values.
+        let header = |kind: i64, uncompressed: i64, compressed: i64, values: Option<i64>| {
+            let mut bytes = Vec::new();
+            for value in [kind, uncompressed, compressed] {
+                bytes.push(0x15);
+                bytes.extend(varint(((value << 1) ^ (value >> 63)) as u64));
+            }
+            if let Some(values) = values {
+                bytes.extend([0x4c, 0x15]);
+                bytes.extend(varint((values << 1) as u64));
+            }
+            bytes.extend([0; 64]);
+            bytes
+        };
+        let check = |header: Vec<u8>, absurd| assert_eq!(is_absurd_page(&header), absurd, "{header:?}");
+        check(header(0, 1 << 20, 300_000, None), false);
+        check(header(0, 1 << 20, 40, None), false);
+        check(header(0, 1 << 30, 40, None), true);
+        check(header(0, -1, 40, None), true);
+        check(header(2, 4000, 2000, Some(600)), false);
+        check(header(2, 4000, 2000, Some(i64::from(i32::MAX))), true);
+    }
+}

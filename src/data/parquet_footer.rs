@@ -1,10 +1,14 @@
 //! Parquet footers: fetched from the end of a file, checked, and described.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::Result;
 use parquet::arrow::parquet_to_arrow_schema;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader};
+use parquet::file::metadata::{
+    ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy,
+};
+use parquet::schema::types::SchemaDescriptor;
 
 use super::parquet_claims;
 use super::positioned_file::PositionedFile;
@@ -68,10 +72,18 @@ pub(super) fn fetch_footer(
         .ok_or_else(|| damaged(name, "its footer cannot be read"))
 }
 
-/// Decodes a footer that [`fetch_footer`] got, after checking what decoding relies on.
-pub(super) fn decode(name: &str, bytes: &[u8], options: Option<&ParquetMetaDataOptions>) -> Result<ParquetMetaData> {
+/// Decodes a footer that [`fetch_footer`] got, after checking what decoding relies on; with `schema` in place of its own.
+pub(super) fn decode(name: &str, bytes: &[u8], schema: Option<Arc<SchemaDescriptor>>) -> Result<ParquetMetaData> {
     parquet_claims::check_schema(bytes).ok_or_else(|| damaged(name, "its footer is damaged"))?;
-    shielded(name, || ParquetMetaDataReader::decode_metadata_with_options(bytes, options))
+    // Statistics are not needed here, and some writers garble them.
+    let mut options = ParquetMetaDataOptions::new()
+        .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
+    if let Some(schema) = schema {
+        options.set_schema(schema);
+    }
+    shielded(name, || ParquetMetaDataReader::decode_metadata_with_options(bytes, Some(&options)))
 }
 
 /// What the footer says, in our words.

@@ -18,9 +18,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::arrow::{ProjectionMask, parquet_to_arrow_schema};
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{
-    ColumnChunkMask, PageIndexPolicy, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader,
-};
+use parquet::file::metadata::{ColumnChunkMask, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::ChunkReader;
 use parquet::schema::types::{SchemaDescriptor, Type};
 
@@ -74,8 +72,7 @@ impl ParquetShard {
 
         // The same footer once more, its text columns declared as plain bytes.
         let schema = Arc::new(shielded(&name, || as_bytes(schema, &roots.all()))?);
-        let options = ParquetMetaDataOptions::new().with_schema(Arc::clone(&schema));
-        let metadata = parquet_footer::decode(&name, &footer, Some(&options))?;
+        let metadata = parquet_footer::decode(&name, &footer, Some(Arc::clone(&schema)))?;
         let metadata = shielded(&name, || {
             let arrow = parquet_to_arrow_schema(&schema, None)?;
             let options = ArrowReaderOptions::new().with_schema(Arc::new(with_views(&arrow, &roots.all())));
