@@ -3,7 +3,7 @@
 pub mod commit;
 pub mod dir;
 pub mod events;
-mod judges;
+pub mod judges;
 pub mod manifest;
 pub mod reporter;
 pub mod stop;

@@ -5,7 +5,8 @@
 //! misleads it. It is the floor that a language model has to beat, and what the quickstart can run anywhere.
 //!
 //! A sentence is an instance of a behavior when the weights of the different cues in it reach 1; instances in adjacent
-//! sentences are one. The score is a logistic curve over the document's sum of weights.
+//! sentences are one, and a document whose weak cues reach 1 only together has one. The score is a logistic curve over
+//! the document's sum of weights.
 
 mod lexicon;
 mod phrase;
@@ -75,7 +76,7 @@ impl CueJudge {
         let tallies = self.read(text, |_, _| {}).tallies;
         let marks = Behavior::ALL.map(|behavior| {
             let tally = &tallies[behavior.index()];
-            Mark { score: self.lexicon.squash(behavior).score(tally.sum), count: tally.instances }
+            Mark { score: self.lexicon.squash(behavior).score(tally.sum), count: tally.count() }
         });
         Ok(Labels { marks, chars_read: text.chars().count() as u64, tokens_read: 0, windows: 1 })
     }
@@ -197,12 +198,22 @@ impl Tally {
     }
 
     fn end_sentence(&mut self) {
-        // Weights have one decimal, which is inexact in binary.
-        let instance = self.sentence >= 0.999;
+        let instance = reaches_one(self.sentence);
         self.instances += u32::from(instance && !self.running);
         self.running = instance;
         self.sum += self.sentence;
     }
+
+    /// Weak cues of different sentences can make one instance together. So a document has a count exactly when its
+    /// weights add up to 1, and a count goes with a higher score than none.
+    fn count(&self) -> u32 {
+        self.instances.max(u32::from(reaches_one(self.sum)))
+    }
+}
+
+/// Weights have one decimal, which is inexact in binary.
+fn reaches_one(weights: f32) -> bool {
+    weights >= 0.999
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::sync::LazyLock;
 
-fn judge() -> CueJudge {
-    CueJudge::new(&Lexicon::embedded())
+fn judge() -> &'static CueJudge {
+    static JUDGE: LazyLock<CueJudge> = LazyLock::new(|| CueJudge::new(&Lexicon::embedded()));
+    &JUDGE
 }
 
 /// Counts in the order of [`Behavior::ALL`].
@@ -70,6 +72,13 @@ fn adjacent_sentences_are_one_instance() {
 }
 
 #[test]
+fn weak_cues_add_up() {
+    check("It is indeed prime, as desired.", [1, 0, 0, 0]);
+    check("It is indeed prime.\n\nThe sum is 7. Hence the limit exists, as desired.", [1, 0, 0, 0]);
+    check("Hence the limit exists, as desired.", [0; 4]);
+}
+
+#[test]
 fn whole_document_one_window() {
     let text = "α. Let me check: 1 = 1.";
     let labels = judge().label(text).unwrap();
@@ -87,7 +96,7 @@ fn empty_text_cannot_be_judged() {
 #[test]
 fn batches_keep_their_order() {
     let texts = ["Wait, no.", "", "Nothing here.", "It suffices to show it."];
-    let batch = judge().judge(&texts).unwrap();
+    let batch = judge().clone().judge(&texts).unwrap();
     assert_eq!(batch, texts.map(|text| judge().label(text)).to_vec());
 }
 
