@@ -262,6 +262,18 @@ pub struct Report {
     pub title: Option<String>,
 }
 
+impl From<&Columns> for crate::data::document::ColumnMap {
+    fn from(columns: &Columns) -> Self {
+        let named = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
+        Self {
+            text: columns.text.clone(),
+            url: named(&columns.url),
+            date: named(&columns.date),
+            metadata: named(&columns.metadata),
+        }
+    }
+}
+
 fn yes() -> bool {
     true
 }

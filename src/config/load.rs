@@ -78,7 +78,14 @@ impl Recipe {
 
     /// An error at a key, for what can be found wrong only later, such as a path without files.
     pub fn error(&self, key: &str, message: &str) -> Failure {
-        Source { path: &self.path, text: &self.text }.error(key, message)
+        self.error_in_arm("", key, message)
+    }
+
+    /// An error at a key of an arm: where the arm sets it, else where the base does.
+    pub fn error_in_arm(&self, arm: &str, key: &str, message: &str) -> Failure {
+        let source = Source { path: &self.path, text: &self.text };
+        let prefix = if arm.is_empty() { String::new() } else { format!("arm.{arm}.") };
+        source.error(&source.existing(&prefix, key), message)
     }
 }
 
