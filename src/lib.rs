@@ -1,9 +1,17 @@
 //! Behavior-curated pretraining data, as a library behind the `pipeline` program.
 //!
-//! A recipe becomes a [`config`], a config becomes a plan, and a plan is executed into a run folder.
+//! A recipe becomes a [`config`], a config becomes a [`plan`], and a plan is [`run`] into a run folder by its [`stages`].
 //! Dependencies point one way: `countdown` and `behavior` know no files, clock or network; `lm` knows no stage;
 //! only `stages` join them.
 
 pub mod behavior;
+pub mod cli;
+pub mod commands;
+pub mod config;
 pub mod countdown;
+pub mod data;
 pub mod error;
+pub mod lm;
+pub mod plan;
+pub mod run;
+pub mod stages;

@@ -4,7 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod cue;
+pub mod evaluation;
 pub mod judge;
+pub mod lm_judge;
+pub mod windows;
 
 /// One of the four reasoning behaviors of arXiv 2503.01307, in the order every table and column list uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]

@@ -1,0 +1,394 @@
+//! A local language model as judge, in score mode: it reads a document once, then four short questions, and the
+//! probability of "yes" against "no" as the next token is the score. Nothing is decoded.
+//!
+//! A document's tokens pass once for all four questions: each question is a short continuation that sees the document
+//! and not the other questions. Many documents are packed into one batch without padding.
+
+use super::Behavior;
+use super::judge::{Judge, JudgeIdentity, Labels, Mark, Unjudgeable};
+use super::windows::{Window, Windows};
+use crate::error::{Exit, Failure};
+use crate::lm::{Checkpoint, Decoder, Message, Packed, Precision, TextTokenizer};
+use candle_core::{Device, Tensor};
+use std::path::PathBuf;
+
+/// What can be chosen about an [`LmJudge`].
+#[derive(Debug, Clone)]
+pub struct LmJudgeSpec {
+    /// A Hugging Face folder or a `.gguf` file.
+    pub model: PathBuf,
+    /// One question per behavior, in the order of [`Behavior::ALL`].
+    pub questions: [String; 4],
+    /// What the model is shown, with `{document}` and then `{question}` in it, once each.
+    pub template: String,
+    /// A longer document is cut into windows of this many tokens.
+    pub window_tokens: usize,
+    /// At most this many windows are read of a document; 0 for all.
+    pub max_windows: usize,
+    /// About how many tokens go through the model at once. Changes speed and memory, not labels.
+    pub batch_tokens: usize,
+    /// A window whose score reaches its behavior's threshold counts as one instance.
+    pub thresholds: [f32; 4],
+    pub device: Device,
+    /// The numbers that the model multiplies; f32 is exact, bf16 twice as fast where the processor has it.
+    pub precision: Precision,
+}
+
+impl LmJudgeSpec {
+    /// The embedded prompts, windows of 1,024 tokens, all of them, batches of 4,096 tokens, thresholds of 0.5, on the CPU.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            questions: [
+                include_str!("../../assets/prompts/verification.txt"),
+                include_str!("../../assets/prompts/backtracking.txt"),
+                include_str!("../../assets/prompts/subgoal_setting.txt"),
+                include_str!("../../assets/prompts/backward_chaining.txt"),
+            ]
+            .map(|question| question.trim().to_owned()),
+            template: include_str!("../../assets/prompts/document.txt").trim_end().to_owned(),
+            window_tokens: 1024,
+            max_windows: 0,
+            batch_tokens: 4096,
+            thresholds: [0.5; 4],
+            device: Device::Cpu,
+            precision: Precision::F32,
+        }
+    }
+}
+
+/// Documents per call: a few batches' worth of ordinary web pages, so that little is lost when a run is killed.
+const DOCUMENTS_PER_CALL: usize = 16;
+
+/// The judge, its model loaded.
+pub struct LmJudge {
+    identity: JudgeIdentity,
+    tokenizer: TextTokenizer,
+    decoder: Decoder,
+    prompt: Prompt,
+    window_tokens: usize,
+    max_windows: usize,
+    batch_tokens: usize,
+    thresholds: [f32; 4],
+}
+
+/// The tokens around a document.
+struct Prompt {
+    before: Vec<u32>,
+    /// Per behavior: what follows the document, its question and the start of the answer.
+    after: [Vec<u32>; 4],
+    /// The tokens that say yes, then those that say no.
+    answers: Vec<u32>,
+    yes_count: usize,
+}
+
+impl LmJudge {
+    /// Loads the model and prepares its prompts.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Exit::Usage`] for a model that cannot be used (see [`Checkpoint::open`], [`Decoder::load`]), a template
+    /// without its two places, a tokenizer in which no single token says yes or no, and windows beyond the model's context.
+    pub fn load(spec: &LmJudgeSpec) -> anyhow::Result<Self> {
+        let checkpoint = Checkpoint::open(&spec.model)?;
+        let tokenizer = checkpoint.tokenizer()?;
+        let prompt = Prompt::new(&tokenizer, &spec.template, &spec.questions)?;
+        let longest = prompt.before.len() + spec.window_tokens + prompt.longest_question();
+        let context = checkpoint.config().max_positions;
+        if spec.window_tokens == 0 || longest > context {
+            let message = format!(
+                "windows of {} tokens with the prompt around them make {longest}, the model's context is {context}",
+                spec.window_tokens
+            );
+            return Err(Failure::new(Exit::Usage, message).hint("lower `window-tokens`").into());
+        }
+        let identity = JudgeIdentity {
+            kind: "lm".into(),
+            model: checkpoint.name(),
+            revision: checkpoint.revision()?,
+            prompt_hash: prompt_hash(&prompt, spec),
+        };
+        let decoder = Decoder::load(&checkpoint, &spec.device, spec.precision)?;
+        Ok(Self {
+            identity,
+            tokenizer,
+            decoder,
+            prompt,
+            window_tokens: spec.window_tokens,
+            max_windows: spec.max_windows,
+            batch_tokens: spec.batch_tokens,
+            thresholds: spec.thresholds,
+        })
+    }
+
+    /// How much of the model's next-token probability falls on the answers at all, per behavior, for one text. Near 1
+    /// the model has understood that it is asked; near 0 its scores mean little.
+    pub fn answer_mass(&self, text: &str) -> anyhow::Result<[f32; 4]> {
+        let tokens = self.tokenizer.encode(text)?;
+        let mut batch = Batch::new(&self.prompt);
+        batch.push(&self.prompt, 0, &tokens[..tokens.len().min(self.window_tokens)]);
+        let hidden = self.decoder.hidden(&batch.packed, &batch.ends)?;
+        let logits: Vec<Vec<f32>> = self.decoder.logits(&hidden)?.to_vec2()?;
+        let mut mass = [0.0; 4];
+        for (mass, logits) in mass.iter_mut().zip(logits) {
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let weight = |logit: f32| (logit - highest).exp();
+            let all: f32 = logits.iter().map(|&logit| weight(logit)).sum();
+            *mass = self.prompt.answers.iter().map(|&token| weight(logits[token as usize])).sum::<f32>() / all;
+        }
+        Ok(mass)
+    }
+
+    /// Runs a batch and adds its scores to the documents they belong to.
+    fn flush(&self, batch: &mut Batch, documents: &mut [Document]) -> anyhow::Result<()> {
+        if !batch.owners.is_empty() {
+            let hidden = self.decoder.hidden(&batch.packed, &batch.ends)?;
+            let scores = self.scores(&hidden)?;
+            for (&owner, scores) in batch.owners.iter().zip(scores) {
+                documents[owner].add(scores, &self.thresholds);
+            }
+        }
+        *batch = Batch::new(&self.prompt);
+        Ok(())
+    }
+
+    /// `(4 windows, H)` to one score per window and behavior.
+    fn scores(&self, hidden: &Tensor) -> anyhow::Result<Vec<[f32; 4]>> {
+        let logits: Vec<Vec<f32>> = self.decoder.logits_of(hidden, &self.prompt.answers)?.to_vec2()?;
+        let yes: Vec<f32> = logits.iter().map(|logits| share_of_first(logits, self.prompt.yes_count)).collect();
+        Ok(yes.as_chunks().0.to_vec())
+    }
+}
+
+impl Judge for LmJudge {
+    fn identity(&self) -> &JudgeIdentity {
+        &self.identity
+    }
+
+    fn batch_size(&self) -> usize {
+        DOCUMENTS_PER_CALL
+    }
+
+    fn judge(&mut self, texts: &[&str]) -> anyhow::Result<Vec<Result<Labels, Unjudgeable>>> {
+        let mut documents: Vec<Document> = texts.iter().map(|text| Document::new(text)).collect();
+        let mut batch = Batch::new(&self.prompt);
+        for (owner, text) in texts.iter().enumerate() {
+            if documents[owner].problem.is_some() {
+                continue;
+            }
+            for window in Windows::new(&self.tokenizer, text, self.window_tokens) {
+                let window = window?;
+                let group = window.tokens.len() + self.prompt.questions_len();
+                if !batch.owners.is_empty() && batch.packed.len() + group > self.batch_tokens {
+                    self.flush(&mut batch, &mut documents)?;
+                }
+                batch.push(&self.prompt, owner, &window.tokens);
+                documents[owner].read(&window);
+                if documents[owner].labels.windows as usize == self.max_windows {
+                    break;
+                }
+            }
+        }
+        self.flush(&mut batch, &mut documents)?;
+        Ok(documents.into_iter().map(Document::finish).collect())
+    }
+}
+
+/// Windows that go through the model together.
+struct Batch {
+    packed: Packed,
+    /// The segment of what stands before every document.
+    before: usize,
+    /// Per window: which document it is of.
+    owners: Vec<usize>,
+    /// Per window and behavior: the row whose next token is the answer.
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    fn new(prompt: &Prompt) -> Self {
+        let mut packed = Packed::default();
+        let before = packed.push(None, &prompt.before);
+        Self { packed, before, owners: Vec::new(), ends: Vec::new() }
+    }
+
+    fn push(&mut self, prompt: &Prompt, owner: usize, tokens: &[u32]) {
+        let document = self.packed.push(Some(self.before), tokens);
+        for after in &prompt.after {
+            let question = self.packed.push(Some(document), after);
+            self.ends.extend(self.packed.last_row(question));
+        }
+        self.owners.push(owner);
+    }
+}
+
+/// A document's labels as its windows come in.
+struct Document {
+    labels: Labels,
+    problem: Option<Unjudgeable>,
+}
+
+impl Document {
+    fn new(text: &str) -> Self {
+        let marks = [Mark { score: 0.0, count: 0 }; 4];
+        let problem = text.trim().is_empty().then(|| Unjudgeable("empty text".into()));
+        Self { labels: Labels { marks, chars_read: 0, tokens_read: 0, windows: 0 }, problem }
+    }
+
+    fn read(&mut self, window: &Window) {
+        self.labels.chars_read += window.chars;
+        self.labels.tokens_read += window.tokens.len() as u64;
+        self.labels.windows += 1;
+    }
+
+    /// Over windows, the score is the highest and the count the sum.
+    fn add(&mut self, scores: [f32; 4], thresholds: &[f32; 4]) {
+        if scores.iter().any(|score| !score.is_finite()) {
+            self.problem = Some(Unjudgeable("the model's answer is not a number".into()));
+        }
+        for ((mark, score), threshold) in self.labels.marks.iter_mut().zip(scores).zip(thresholds) {
+            mark.score = mark.score.max(score);
+            mark.count += u32::from(score >= *threshold);
+        }
+    }
+
+    fn finish(self) -> Result<Labels, Unjudgeable> {
+        match self.problem {
+            Some(problem) => Err(problem),
+            None => Ok(self.labels),
+        }
+    }
+}
+
+/// The probability of the first `count` of some logits among all of them.
+fn share_of_first(logits: &[f32], count: usize) -> f32 {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f32> = logits.iter().map(|logit| (logit - highest).exp()).collect();
+    weights[..count].iter().sum::<f32>() / weights.iter().sum::<f32>()
+}
+
+impl Prompt {
+    fn new(tokenizer: &TextTokenizer, template: &str, questions: &[String; 4]) -> anyhow::Result<Self> {
+        // Stand-ins from Unicode's private use area mark where document and question go; the chat template is rendered
+        // around them, and the pieces are tokenised each on its own, so that nothing merges with the document.
+        const DOCUMENT: &str = "\u{F0000}";
+        const QUESTION: &str = "\u{F0001}";
+        let filled = template.replacen("{document}", DOCUMENT, 1).replacen("{question}", QUESTION, 1);
+        let (rendered, start) = match tokenizer.chat() {
+            Some(chat) => (chat.render(&[Message { role: "user", content: filled }], true)?, Vec::new()),
+            None => (filled, tokenizer.start().to_vec()),
+        };
+        let (before, rest) = split_once(&rendered, DOCUMENT, "{document}")?;
+        let (between, tail) = split_once(rest, QUESTION, "{question}")?;
+        let mut prompt = Self {
+            before: [start, tokenizer.encode_markup(before)?].concat(),
+            after: Default::default(),
+            answers: single_tokens(tokenizer, &["yes", "Yes", "YES", " yes", " Yes", " YES"])?,
+            yes_count: 0,
+        };
+        for (behavior, question) in Behavior::ALL.into_iter().zip(questions) {
+            let after = tokenizer.encode_markup(&format!("{between}{question}{tail}"))?;
+            if after.is_empty() {
+                let message = format!("the question for `{}` is empty", behavior.name());
+                return Err(Failure::new(Exit::Usage, message).into());
+            }
+            prompt.after[behavior.index()] = after;
+        }
+        prompt.yes_count = prompt.answers.len();
+        prompt.answers.extend(single_tokens(tokenizer, &["no", "No", "NO", " no", " No", " NO"])?);
+        Ok(prompt)
+    }
+
+    /// Tokens that all four questions add to a window.
+    fn questions_len(&self) -> usize {
+        self.after.iter().map(Vec::len).sum()
+    }
+
+    fn longest_question(&self) -> usize {
+        self.after.iter().map(Vec::len).max().unwrap_or(0)
+    }
+}
+
+/// Splits at the only occurrence of `mark`, which stands for `place`.
+fn split_once<'a>(text: &'a str, mark: &str, place: &str) -> anyhow::Result<(&'a str, &'a str)> {
+    match text.split_once(mark) {
+        Some((before, after)) if !after.contains(mark) => Ok((before, after)),
+        _ => Err(Failure::new(Exit::Usage, format!("the judge's prompt does not have `{place}` exactly once"))
+            .hint("`document.txt` needs `{document}` and after it `{question}`")
+            .into()),
+    }
+}
+
+/// Those of `words` that are one token each, without repetition.
+fn single_tokens(tokenizer: &TextTokenizer, words: &[&str]) -> anyhow::Result<Vec<u32>> {
+    let mut tokens = Vec::new();
+    for word in words {
+        if let Some(token) = tokenizer.single(word)?
+            && !tokens.contains(&token)
+        {
+            tokens.push(token);
+        }
+    }
+    if tokens.is_empty() {
+        let message = format!("the model's tokenizer has no single token for `{}`", words[0]);
+        return Err(Failure::new(Exit::Usage, message)
+            .hint("score mode needs a model that answers yes or no in words")
+            .into());
+    }
+    Ok(tokens)
+}
+
+/// A hash of everything besides the model's files that shapes an answer: the tokens around a document, the answers that
+/// are read, windows, thresholds and precision. 16 hexadecimal characters.
+fn prompt_hash(prompt: &Prompt, spec: &LmJudgeSpec) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut numbers = |numbers: &[u32]| {
+        hasher.update(&(numbers.len() as u64).to_le_bytes());
+        for number in numbers {
+            hasher.update(&number.to_le_bytes());
+        }
+    };
+    numbers(&prompt.before);
+    prompt.after.iter().for_each(|after| numbers(after));
+    numbers(&prompt.answers);
+    numbers(&[spec.precision as u32, prompt.yes_count as u32, spec.window_tokens as u32, spec.max_windows as u32]);
+    numbers(&spec.thresholds.map(f32::to_bits));
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_of_yes_is_normalised_over_the_answers() {
+        assert_eq!(share_of_first(&[0.0, 0.0, 0.0, 0.0], 1), 0.25);
+        assert!((share_of_first(&[1.0, 0.0], 1) - 1.0 / (1.0 + (-1f32).exp())).abs() < 1e-6);
+        // Logits far from zero overflow nothing.
+        assert_eq!(share_of_first(&[1000.0, -1000.0], 1), 1.0);
+    }
+
+    #[test]
+    fn windows_add_up() {
+        let mut document = Document::new("text");
+        document.add([0.2, 0.6, 0.9, 0.5], &[0.5; 4]);
+        document.add([0.4, 0.7, 0.1, 0.5], &[0.5; 4]);
+        let marks = document.finish().unwrap().marks;
+        assert_eq!(marks.map(|mark| mark.count), [0, 2, 1, 2]);
+        assert_eq!(marks.map(|mark| mark.score), [0.4, 0.7, 0.9, 0.5]);
+    }
+
+    #[test]
+    fn bad_documents_say_why() {
+        assert_eq!(Document::new(" \n").finish().unwrap_err().0, "empty text");
+        let mut document = Document::new("text");
+        document.add([0.0, f32::NAN, 0.0, 0.0], &[0.5; 4]);
+        assert_eq!(document.finish().unwrap_err().0, "the model's answer is not a number");
+    }
+
+    #[test]
+    fn a_place_must_stand_once() {
+        assert!(split_once("a{b}c", "{b}", "{b}").is_ok());
+        assert!(split_once("a", "{b}", "{b}").is_err());
+        assert!(split_once("{b}{b}", "{b}", "{b}").is_err());
+    }
+}

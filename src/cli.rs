@@ -1,0 +1,169 @@
+//! The command line as typed. The doc comments are the help texts.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// Behavior-curated pretraining data: judge documents, curate corpora, report.
+#[derive(Debug, Parser)]
+#[command(name = "pipeline", version, about, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print machine-readable output: events and results as JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a recipe, or go on where it stopped
+    Run(Run),
+    /// Show what a recipe would do, what is done and what it will cost
+    Plan(PlanArgs),
+    /// Show how far a run is; exits with 3 if it is incomplete
+    Status(Status),
+    /// Prove that a run lost nothing: plan, manifests and files agree
+    Verify(Verify),
+    /// Show a document with its labels, a Parquet file or a run
+    Inspect(Inspect),
+    /// Compare a judge with labeled documents
+    Evaluate(Evaluate),
+    /// Write one HTML page about one or more runs
+    Report(Report),
+    /// Print the JSON Schema of recipes, events and manifests, and the columns of every Parquet kind
+    Schema(Schema),
+    /// Print a completion script for a shell
+    Completions { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+pub struct RecipeArgs {
+    /// The recipe, a TOML file
+    pub recipe: PathBuf,
+    /// The run folder [default: runs/<recipe>]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Take at most this many documents, for a quick look; part of the plan
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// Where a language model runs
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Threads for parallel work [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
+    /// Do only the units k with k mod `--task-count` equal to this; a run without it then finishes
+    #[arg(long, value_name = "I", requires = "task_count")]
+    pub task_index: Option<u64>,
+    /// In how many tasks the run is split; may change between attempts
+    #[arg(long, value_name = "N", requires = "task_index", value_parser = clap::value_parser!(u64).range(1..))]
+    pub task_count: Option<u64>,
+    /// Delete what the run folder holds and start over
+    #[arg(long, conflicts_with = "task_index")]
+    pub fresh: bool,
+    /// Adopt a changed recipe or changed inputs: stages that the change does not touch are kept
+    #[arg(long, conflicts_with_all = ["fresh", "task_index"])]
+    pub replan: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// A GPU if this program was built for one and there is one, else the CPU
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// A run folder
+    pub run: PathBuf,
+    /// List the units that are not done
+    #[arg(long)]
+    pub missing: bool,
+    /// How to list them: one id a line, or the indices of the tasks that own them for `sbatch --array`
+    #[arg(long, value_enum, default_value_t = MissingFormat::Lines, requires = "missing")]
+    pub format: MissingFormat,
+    /// The number of tasks that the indices count over, for `--format slurm`
+    #[arg(long, value_name = "N", required_if_eq("format", "slurm"), value_parser = clap::value_parser!(u64).range(1..))]
+    pub task_count: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MissingFormat {
+    Lines,
+    Slurm,
+}
+
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// A run folder
+    pub run: PathBuf,
+    /// Also hash every output and every local shard
+    #[arg(long)]
+    pub deep: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A run folder or a Parquet file
+    pub path: PathBuf,
+    /// Show this row, counted from 0
+    #[arg(long, value_name = "N", conflicts_with = "id")]
+    pub row: Option<u64>,
+    /// Show the document with this id: its text, its labels, why they were given, what became of it
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Evaluate {
+    /// Labeled documents: JSON lines with `id, source, text` and a count for each behavior
+    #[arg(long, value_name = "FILE")]
+    pub labels: PathBuf,
+    /// `cue`, `cue:LEXICON` or `lm:MODEL`
+    #[arg(long, value_name = "SPEC")]
+    pub judge: String,
+    /// Print thresholds that maximise F1, ready for `[classify.lm.thresholds]`
+    #[arg(long)]
+    pub calibrate: bool,
+    /// Bootstrap resamples behind each interval
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub resamples: usize,
+    /// Judge at most this many documents
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Run folders
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Where to write `report.html` and `summary.json` [default: the first run's folder]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Schema {
+    /// Write the files into `schemas/`
+    #[arg(long, conflicts_with = "check")]
+    pub write: bool,
+    /// Compare the files in `schemas/` with the program; exits with 1 if they differ
+    #[arg(long)]
+    pub check: bool,
+}

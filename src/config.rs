@@ -1,0 +1,279 @@
+//! What the recipe says: the TOML file as types. The doc comments are the manual; `pipeline schema` prints them as JSON Schema.
+//!
+//! A recipe is read in passes, each with its own error: TOML syntax, then the shape of every arm ([`load`]), then values
+//! that a type cannot rule out ([`check`]). Nothing here touches the data.
+
+mod check;
+mod load;
+mod sizes;
+
+pub use load::{Recipe, load};
+pub use sizes::ByteSize;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A recipe: one table per stage, in the order in which the stages run. A stage without a table does not run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// The seed of everything random: shuffles, splits, samples. Two runs with one seed give equal bytes.
+    #[serde(default)]
+    pub seed: u64,
+    /// Where documents come from.
+    pub fetch: Option<Fetch>,
+    /// Judges every document for the four behaviors and writes label sidecars.
+    pub classify: Option<Classify>,
+    /// Joins documents with labels, removes duplicates and writes corpora.
+    pub curate: Option<Curate>,
+    /// Writes `report.html` and `summary.json` at the end of the run.
+    pub report: Option<Report>,
+}
+
+/// Where documents come from, and how many shards may lie on disk at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Fetch {
+    /// Each is a path or glob (relative to the working directory), an `http(s)://` address, an
+    /// `hf://datasets/OWNER/REPO@REVISION/GLOB`, or `sample:`, the embedded sample shard.
+    /// Formats, by name: `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst`.
+    pub sources: Vec<String>,
+    /// The source's column names. The default is OpenWebMath's `url, text, date, metadata`.
+    #[serde(default)]
+    pub columns: Columns,
+    /// Documents per unit of work, rounded to whole Parquet row groups. A kill costs at most the batch in hand, not the unit.
+    #[serde(default = "Fetch::default_rows_per_unit")]
+    pub rows_per_unit: u64,
+    /// How many shards to download ahead of the one being judged.
+    #[serde(default = "Fetch::default_prefetch_shards")]
+    pub prefetch_shards: usize,
+    /// How many bytes of downloaded shards may wait on disk; one shard is always allowed.
+    #[serde(default = "Fetch::default_prefetch_bytes")]
+    pub prefetch_bytes: ByteSize,
+    /// Keep downloaded shards. If false, a shard is deleted once it was used, and fetched again if a later stage needs it:
+    /// a corpus larger than the disk works, for twice the traffic.
+    #[serde(default = "yes")]
+    pub keep_shards: bool,
+}
+
+impl Fetch {
+    fn default_rows_per_unit() -> u64 {
+        8192
+    }
+    fn default_prefetch_shards() -> usize {
+        2
+    }
+    fn default_prefetch_bytes() -> ByteSize {
+        ByteSize(4 << 30)
+    }
+}
+
+/// The names that the source gives to a document's columns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Columns {
+    /// The document's address. An empty name: the source has none, and outputs hold nulls.
+    pub url: String,
+    /// The document's text; the only column that must exist.
+    pub text: String,
+    /// When it was published; may be null. An empty name: the source has none.
+    pub date: String,
+    /// Anything else, by custom JSON. An empty name: the source has none.
+    pub metadata: String,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self { url: "url".into(), text: "text".into(), date: "date".into(), metadata: "metadata".into() }
+    }
+}
+
+/// Judges every document. Exactly one of the tables `cue` and `lm` names the judge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Classify {
+    /// The transparent baseline: a lexicon of phrases and patterns. Fast, honest about why, and easily fooled.
+    pub cue: Option<CueConfig>,
+    /// A local language model that is asked four questions about each document.
+    pub lm: Option<LmConfig>,
+    /// The share of documents that may be quarantined (unreadable, empty, not judgeable) before the run stops with exit code 65.
+    /// It is checked once 100 documents have been seen.
+    #[serde(default = "Classify::default_max_quarantined_share")]
+    pub max_quarantined_share: f64,
+}
+
+impl Classify {
+    fn default_max_quarantined_share() -> f64 {
+        0.01
+    }
+}
+
+/// The lexicon judge.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct CueConfig {
+    /// A lexicon file to use in place of the embedded one.
+    pub lexicon: Option<String>,
+}
+
+/// A local language model as judge, in score mode: the document is read once, then four short questions, and the
+/// probability of the answer "yes" is read off without decoding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LmConfig {
+    /// A Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`. Llama and Qwen2 architectures.
+    pub model: String,
+    /// A folder with prompts of your own: `document.txt` and one `<behavior>.txt` each. Missing files fall back to the embedded ones.
+    pub prompts: Option<String>,
+    /// A longer document is cut into windows of this many tokens, on token boundaries; its score is the highest of its windows'.
+    #[serde(default = "LmConfig::default_window_tokens")]
+    pub window_tokens: usize,
+    /// At most this many windows are read of a document; 0 reads all. What was read stands in `chars_read`.
+    #[serde(default)]
+    pub max_windows: usize,
+    /// Tokens per forward pass. More uses more memory. It does not change labels.
+    #[serde(default = "LmConfig::default_batch_tokens")]
+    pub batch_tokens: usize,
+    /// The probability from which a behavior counts as shown.
+    #[serde(default)]
+    pub thresholds: Thresholds,
+}
+
+impl LmConfig {
+    fn default_window_tokens() -> usize {
+        1024
+    }
+    fn default_batch_tokens() -> usize {
+        4096
+    }
+}
+
+/// One probability threshold per behavior.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Thresholds {
+    pub verification: f32,
+    pub backtracking: f32,
+    pub subgoal_setting: f32,
+    pub backward_chaining: f32,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { verification: 0.5, backtracking: 0.5, subgoal_setting: 0.5, backward_chaining: 0.5 }
+    }
+}
+
+/// Joins documents and labels, removes duplicates and test-set leaks, selects, and writes corpora.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Curate {
+    /// How `token_count` is counted: `pieces` (a fast estimate, within about 5 % over a corpus) or the path of a `tokenizer.json`.
+    #[serde(default = "Curate::default_token_counter")]
+    pub token_counter: String,
+    /// Which duplicates to remove. An empty table removes exact and near ones.
+    #[serde(default)]
+    pub deduplicate: Deduplicate,
+    /// Removes documents that overlap with test sets.
+    pub decontaminate: Option<Decontaminate>,
+    /// The share of each corpus that goes to its `test` split.
+    #[serde(default = "Curate::default_test_share")]
+    pub test_share: f64,
+    /// The corpora to write, by name.
+    pub corpus: BTreeMap<String, Corpus>,
+}
+
+impl Curate {
+    fn default_token_counter() -> String {
+        "pieces".into()
+    }
+    fn default_test_share() -> f64 {
+        0.01
+    }
+}
+
+/// Duplicate removal. Of a group of duplicates that a corpus selects, the first in corpus order stays.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Deduplicate {
+    /// Remove documents whose text is equal byte for byte.
+    pub exact: bool,
+    /// Remove near duplicates by MinHash over word 5-grams.
+    pub near: bool,
+    /// MinHash bands: two documents are near duplicates if all rows of one band agree.
+    pub bands: usize,
+    /// MinHash rows per band. The chance to be found at Jaccard similarity s is 1 - (1 - s^rows)^bands.
+    pub rows: usize,
+}
+
+impl Default for Deduplicate {
+    fn default() -> Self {
+        Self { exact: true, near: true, bands: 14, rows: 8 }
+    }
+}
+
+/// Test sets whose text must not appear in a corpus.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Decontaminate {
+    /// JSONL or Parquet files of test items.
+    pub test_sets: Vec<String>,
+    /// The fields of a test item whose text counts, such as `["question", "answer"]`.
+    pub fields: Vec<String>,
+    /// Words per n-gram.
+    #[serde(default = "Decontaminate::default_ngram")]
+    pub ngram: usize,
+    /// Shared n-grams from which a document is dropped.
+    #[serde(default = "Decontaminate::default_min_shared")]
+    pub min_shared: usize,
+}
+
+impl Decontaminate {
+    fn default_ngram() -> usize {
+        13
+    }
+    fn default_min_shared() -> usize {
+        1
+    }
+}
+
+/// One corpus: which documents it takes, and how many.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Corpus {
+    /// An SQL condition over `url, text, date, metadata, id, char_count, token_count`, `<behavior>_score` and `<behavior>_count`:
+    /// `backtracking_count >= 1 or verification_count >= 2`.
+    #[serde(rename = "where")]
+    pub condition: String,
+    /// At most this many tokens, drawn in seeded random order. Absent: no bound.
+    pub tokens: Option<u64>,
+    /// The name of another corpus: for each of its documents, take the unused document nearest in token count, so that both
+    /// have the same number of documents and tokens and the same distribution of lengths.
+    #[serde(rename = "match")]
+    pub matched: Option<String>,
+}
+
+/// The report at the end of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Report {
+    /// The page's title; the recipe's name if absent.
+    pub title: Option<String>,
+}
+
+impl From<&Columns> for crate::data::document::ColumnMap {
+    fn from(columns: &Columns) -> Self {
+        let named = |name: &String| Some(name.clone()).filter(|name| !name.is_empty());
+        Self {
+            text: columns.text.clone(),
+            url: named(&columns.url),
+            date: named(&columns.date),
+            metadata: named(&columns.metadata),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}

@@ -1,0 +1,108 @@
+//! The columns of every Parquet kind that a run writes. Declared here, never inferred; `pipeline schema` lists them.
+
+use crate::behavior::Behavior;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use std::sync::Arc;
+
+/// The version that files carry as `four-habits.schema-version`. Raise it when a column changes its name, type or meaning.
+pub const VERSION: &str = "1";
+
+fn dictionary() -> DataType {
+    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+}
+
+fn marks(nullable: bool) -> impl Iterator<Item = Field> {
+    Behavior::ALL.into_iter().flat_map(move |behavior| {
+        [
+            Field::new(format!("{}_score", behavior.name()), DataType::Float32, nullable),
+            Field::new(format!("{}_count", behavior.name()), DataType::Int32, nullable),
+        ]
+    })
+}
+
+/// `classify/labels/<unit>.parquet`: one row per judged document, never its text.
+pub fn labels() -> SchemaRef {
+    let mut fields = vec![
+        Field::new("id", DataType::Utf8, false),
+        Field::new("source_row", DataType::Int64, false),
+        Field::new("char_count", DataType::Int64, false),
+    ];
+    fields.extend(marks(false));
+    fields.extend([
+        Field::new("chars_read", DataType::Int64, false),
+        Field::new("tokens_read", DataType::Int64, false),
+        Field::new("windows", DataType::Int32, false),
+    ]);
+    fields.extend(
+        ["judge_kind", "judge_model", "judge_revision", "prompt_hash"]
+            .map(|name| Field::new(name, dictionary(), false)),
+    );
+    Arc::new(Schema::new(fields))
+}
+
+/// `classify/quarantine/<unit>.parquet`: one row per document that could not be judged, with the reason.
+pub fn quarantine() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Utf8, false),
+        Field::new("source_file", dictionary(), false),
+        Field::new("source_row", DataType::Int64, false),
+        Field::new("reason", DataType::Utf8, false),
+    ]))
+}
+
+/// `sketch/<unit>.parquet`: one row per readable document: the URL's host, sizes, duplicate keys, test-set overlap.
+pub fn sketch(bands: usize) -> SchemaRef {
+    let mut fields = vec![
+        Field::new("source_row", DataType::Int64, false),
+        Field::new("char_count", DataType::Int64, false),
+        Field::new("token_count", DataType::Int32, false),
+        Field::new("host", dictionary(), true),
+        Field::new("contaminated_by", DataType::Utf8, true),
+        Field::new("text_key_high", DataType::UInt64, false),
+        Field::new("text_key_low", DataType::UInt64, false),
+    ];
+    // Null: the text has no words to compare.
+    fields.extend((0..bands).map(|band| Field::new(band_name(band), DataType::UInt64, true)));
+    Arc::new(Schema::new(fields))
+}
+
+/// The name of a MinHash band's column.
+pub fn band_name(band: usize) -> String {
+    format!("band_{band:02}")
+}
+
+/// `curate/<corpus>/*.parquet`: the source's columns untouched, then sizes, labels and provenance.
+pub fn corpus() -> SchemaRef {
+    let mut fields = vec![
+        Field::new("url", DataType::Utf8View, true),
+        Field::new("text", DataType::Utf8View, false),
+        Field::new("date", DataType::Utf8View, true),
+        Field::new("metadata", DataType::Utf8View, true),
+        Field::new("id", DataType::Utf8, false),
+        Field::new("token_count", DataType::Int32, false),
+        Field::new("char_count", DataType::Int32, false),
+    ];
+    fields.extend(marks(false));
+    fields.extend([Field::new("source_file", dictionary(), false), Field::new("source_row", DataType::Int64, false)]);
+    Arc::new(Schema::new(fields))
+}
+
+/// `curate/decisions.parquet`: one row per judged document: what each corpus did with it.
+pub fn decisions<'a>(corpora: impl Iterator<Item = &'a str>) -> SchemaRef {
+    let mut fields = vec![
+        Field::new("id", DataType::Utf8, false),
+        Field::new("source_file", dictionary(), false),
+        Field::new("source_row", DataType::Int64, false),
+        Field::new("token_count", DataType::Int32, false),
+        Field::new("duplicate_of", DataType::Utf8, true),
+    ];
+    fields.extend(corpora.map(|corpus| Field::new(corpus, dictionary(), false)));
+    Arc::new(Schema::new(fields))
+}
+
+/// The key-value metadata that every file of a stage carries.
+pub fn key_values(kind: &str, stage_key: &str) -> Vec<(String, String)> {
+    [("kind", kind), ("schema-version", VERSION), ("stage-key", stage_key), ("version", env!("CARGO_PKG_VERSION"))]
+        .map(|(key, value)| (format!("four-habits.{key}"), value.to_owned()))
+        .to_vec()
+}

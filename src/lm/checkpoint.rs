@@ -1,0 +1,132 @@
+//! A model on disk: a Hugging Face folder or a GGUF, opened memory-mapped, its tensors handed out as f32 under the
+//! names that transformers gives them, with the shapes the configuration asks for.
+
+use super::config::ModelConfig;
+use super::folder::Folder;
+use super::gguf::Gguf;
+use super::tokenizer::TextTokenizer;
+use crate::error::{Exit, Failure};
+use candle_core::Tensor;
+use memmap2::Mmap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// An opened model. Opening reads headers only; tensors are read when asked for.
+pub struct Checkpoint {
+    path: PathBuf,
+    config: ModelConfig,
+    source: Source,
+}
+
+enum Source {
+    Folder(Folder),
+    Gguf(Box<Gguf>),
+}
+
+impl Checkpoint {
+    /// Opens a folder with `config.json` and safetensors, or a `.gguf` file.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Exit::Usage`] for a path that is neither, and for headers that are cut short or make no sense.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let (config, source) = if path.is_dir() {
+            let folder = Folder::open(path)?;
+            (ModelConfig::from_json(&folder.read_text("config.json")?)?, Source::Folder(folder))
+        } else if path.is_file() {
+            let gguf = Gguf::open(path)?;
+            (gguf.config()?, Source::Gguf(Box::new(gguf)))
+        } else {
+            return Err(Failure::new(Exit::Usage, format!("no model at `{}`", path.display()))
+                .hint("give a Hugging Face folder (config.json, model.safetensors, tokenizer.json) or a .gguf file")
+                .into());
+        };
+        Ok(Self { path: path.to_owned(), config, source })
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The folder's or the file's own name.
+    pub fn name(&self) -> String {
+        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// The tokenizer: `tokenizer.json`, or the one rebuilt from a GGUF's metadata.
+    pub fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
+        match &self.source {
+            Source::Folder(folder) => folder.tokenizer(),
+            Source::Gguf(gguf) => gguf.tokenizer(),
+        }
+    }
+
+    /// A tensor as f32 on the CPU, by its name in transformers' checkpoints (`model.layers.0.mlp.up_proj.weight`).
+    ///
+    /// # Errors
+    /// A [`Failure`] when it is missing, has another shape, a type that is no float, or lies beyond the file's end.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> anyhow::Result<Tensor> {
+        let tensor = match &self.source {
+            Source::Folder(folder) => folder.tensor(name, shape),
+            Source::Gguf(gguf) => gguf.tensor(name, shape, &self.config),
+        }?;
+        Ok(tensor)
+    }
+
+    /// A hash over the contents of every file that shapes what the model answers: weights, configuration, tokenizer.
+    /// It does not depend on where the model lies. 32 hexadecimal characters.
+    pub fn revision(&self) -> anyhow::Result<String> {
+        let files = match &self.source {
+            Source::Folder(folder) => folder.files(),
+            Source::Gguf(_) => vec![self.path.clone()],
+        };
+        let mut hasher = blake3::Hasher::new();
+        for file in files {
+            let bytes = map_file(&file)?;
+            // A GGUF may be renamed at will; a folder's files have their fixed names.
+            if matches!(self.source, Source::Folder(_)) {
+                hasher.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+            }
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(&bytes);
+        }
+        Ok(hasher.finalize().to_hex()[..32].to_owned())
+    }
+}
+
+/// Maps a file into memory for reading.
+pub(super) fn map_file(path: &Path) -> anyhow::Result<Mmap> {
+    let fail = |error: std::io::Error| Failure::new(Exit::Usage, format!("cannot read `{}`: {error}", path.display()));
+    let file = File::open(path).map_err(fail)?;
+    // SAFETY: the mapping is read-only, and every offset into it is checked against its length. Another process that
+    // cuts the file short while it is mapped would end this one with SIGBUS; model files are not written in place.
+    let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
+    Ok(map)
+}
+
+/// The error of a file that ends early or contradicts itself.
+pub(super) fn broken(path: &Path, why: impl std::fmt::Display) -> anyhow::Error {
+    Failure::new(Exit::Usage, format!("`{}` is truncated or corrupt: {why}", path.display()))
+        .hint("download or copy the model again")
+        .into()
+}
+
+/// The error of a tensor that the configuration asks for and the file does not have.
+pub(super) fn missing_tensor(path: &Path, name: &str) -> anyhow::Error {
+    Failure::new(Exit::Usage, format!("`{}` lacks the tensor `{name}`", path.display()))
+        .hint("the weights and the configuration must be of the same model")
+        .into()
+}
+
+/// Checks a tensor's shape before its bytes are read.
+pub(super) fn check_shape(path: &Path, name: &str, found: &[usize], expected: &[usize]) -> anyhow::Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Usage,
+        format!("tensor `{name}` in `{}` has shape {found:?}, the configuration asks for {expected:?}", path.display()),
+    )
+    .hint("the weights and the configuration must be of the same model")
+    .into())
+}

@@ -1,0 +1,131 @@
+//! A Hugging Face folder: `config.json`, one `model.safetensors` or several with an index, `tokenizer.json`.
+
+use super::checkpoint::{broken, check_shape, map_file, missing_tensor};
+use super::tokenizer::TextTokenizer;
+use crate::error::{Exit, Failure};
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The folder's files, weights mapped.
+pub(super) struct Folder {
+    path: PathBuf,
+    shards: Vec<Shard>,
+}
+
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    /// Where the tensors' bytes begin in `map`.
+    data_start: usize,
+    header: Metadata,
+}
+
+impl Folder {
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let shards = shard_names(path)?.iter().map(|name| Shard::open(&path.join(name))).collect::<Result<_, _>>()?;
+        Ok(Self { path: path.to_owned(), shards })
+    }
+
+    pub(super) fn read_text(&self, name: &str) -> anyhow::Result<String> {
+        read_text(&self.path.join(name))
+    }
+
+    /// Every file whose content shapes what the model answers, in a fixed order.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let beside = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+        let beside = beside.map(|name| self.path.join(name)).into_iter().filter(|path| path.is_file());
+        beside.chain(self.shards.iter().map(|shard| shard.path.clone())).collect()
+    }
+
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> anyhow::Result<Tensor> {
+        let found = self.shards.iter().find_map(|shard| shard.header.info(name).map(|info| (shard, info)));
+        let Some((shard, info)) = found else { return Err(missing_tensor(&self.path, name)) };
+        check_shape(&shard.path, name, &info.shape, shape)?;
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => {
+                let message = format!("tensor `{name}` in `{}` is {other:?}", shard.path.display());
+                return Err(Failure::new(Exit::Usage, message).hint("weights must be F32, F16 or BF16").into());
+            }
+        };
+        // The header was checked against the file's length when it was opened, so the range lies inside.
+        let (start, end) = info.data_offsets;
+        let bytes = &shard.map[shard.data_start + start..shard.data_start + end];
+        Ok(Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?)
+    }
+
+    pub(super) fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
+        let path = self.path.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(Failure::new(Exit::Usage, format!("`{}` has no `tokenizer.json`", self.path.display()))
+                .hint("save it with transformers' fast tokenizer: `tokenizer.save_pretrained(folder)`")
+                .into());
+        }
+        let inner =
+            tokenizers::Tokenizer::from_bytes(read_text(&path)?.as_bytes()).map_err(|error| broken(&path, error))?;
+        let config = self.tokenizer_config()?;
+        TextTokenizer::new(inner, config)
+    }
+
+    /// `tokenizer_config.json`, with the template of `chat_template.jinja` where newer transformers put it.
+    fn tokenizer_config(&self) -> anyhow::Result<Value> {
+        let path = self.path.join("tokenizer_config.json");
+        let mut config = if path.is_file() {
+            serde_json::from_str(&read_text(&path)?).map_err(|error| broken(&path, error))?
+        } else {
+            Value::Object(serde_json::Map::new())
+        };
+        let template = self.path.join("chat_template.jinja");
+        if template.is_file()
+            && let Value::Object(map) = &mut config
+        {
+            map.insert("chat_template".into(), Value::String(read_text(&template)?));
+        }
+        Ok(config)
+    }
+}
+
+impl Shard {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let map = map_file(path)?;
+        let (header_len, header) =
+            safetensors::SafeTensors::read_metadata(&map).map_err(|error| broken(path, error))?;
+        Ok(Self { path: path.to_owned(), data_start: header_len + 8, map, header })
+    }
+}
+
+/// The weight files of a folder, by name, in order.
+fn shard_names(folder: &Path) -> anyhow::Result<Vec<String>> {
+    if folder.join(SINGLE).is_file() {
+        return Ok(vec![SINGLE.to_owned()]);
+    }
+    let index = folder.join(INDEX);
+    if !index.is_file() {
+        return Err(Failure::new(Exit::Usage, format!("`{}` has no `{SINGLE}`", folder.display()))
+            .hint("a model folder needs `model.safetensors`, or its shards with `model.safetensors.index.json`")
+            .into());
+    }
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let parsed: Index = serde_json::from_str(&read_text(&index)?).map_err(|error| broken(&index, error))?;
+    let mut names: Vec<String> = parsed.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(Exit::Usage, format!("cannot read `{}`: {error}", path.display())).into())
+}

@@ -1,0 +1,280 @@
+//! What the recipe means: every path resolved, every input pinned by content, the work cut into units.
+//!
+//! A plan is made once and written to `plan.json`; tasks of a run read it and never list anything again.
+//! After [`Plan::resolve`] nothing about the recipe can be wrong.
+
+mod inputs;
+mod keys;
+pub mod overview;
+mod units;
+
+pub use inputs::{Location, PinnedFile, Resource, Shard, format_of, hash_file};
+pub use units::Unit;
+
+use crate::config::{Classify, Columns, Config, Curate, Fetch, Recipe, Report};
+use crate::data::hub::Hub;
+use crate::error::{Exit, Failure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The version of `plan.json` and of everything whose bytes it promises. Raise it when outputs change for equal recipes.
+pub const FORMAT: u32 = 1;
+
+/// What a run does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub format: u32,
+    /// A hash of everything that changes bytes: settings and inputs. Throughput knobs are outside.
+    pub plan_id: String,
+    pub name: String,
+    pub seed: u64,
+    /// `--limit`: at most this many documents.
+    pub limit: Option<u64>,
+    /// The recipe's settings that change bytes, by dotted key.
+    pub settings: BTreeMap<String, Value>,
+    /// One per distinct `[fetch]` table of the arms.
+    pub inputs: Vec<Input>,
+    /// Files that settings name: models, tokenizers, lexicons, test sets; by the setting's value.
+    pub resources: BTreeMap<String, Resource>,
+    /// Stages in the order in which they run; a stage that several arms share stands here once.
+    pub stages: Vec<Stage>,
+}
+
+/// A corpus of shards, pinned, and its units.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// A hash of the `[fetch]` settings and of all shards' contents.
+    pub key: String,
+    pub shards: Vec<Shard>,
+    pub units: Vec<Unit>,
+    pub fetch: Fetch,
+}
+
+impl Input {
+    pub fn columns(&self) -> &Columns {
+        &self.fetch.columns
+    }
+
+    /// Rows in all units, if every shard's format tells.
+    pub fn rows(&self) -> Option<u64> {
+        self.units.iter().map(|unit| unit.rows).sum()
+    }
+}
+
+/// One stage, of one or more arms.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    pub work: Work,
+    /// A hash of everything that shapes this stage's bytes: its settings, its inputs and the keys of the stages before.
+    pub key: String,
+    /// Relative to the run folder: `classify`, or `arms/<arm>/classify` if the arms differ.
+    pub folder: String,
+    /// The arms that use it; empty without arms.
+    pub arms: Vec<String>,
+    /// Index into [`Plan::inputs`].
+    pub input: usize,
+    /// Indices into [`Plan::stages`] of the stages whose outputs it reads.
+    pub reads: Vec<usize>,
+}
+
+/// What a stage does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Work {
+    /// Per unit: labels.
+    Classify(Classify),
+    /// Per unit: sizes, duplicate keys, test-set overlap.
+    Sketch(Curate),
+    /// Once: corpora.
+    Curate(Curate),
+    /// Once: the report.
+    Report(Report),
+}
+
+impl Work {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Work::Classify(_) => "classify",
+            Work::Sketch(_) => "sketch",
+            Work::Curate(_) => "curate",
+            Work::Report(_) => "report",
+        }
+    }
+
+    /// Whether the work is cut into the input's units; else it is one unit that needs all of the stages before.
+    pub fn per_unit(&self) -> bool {
+        matches!(self, Work::Classify(_) | Work::Sketch(_))
+    }
+}
+
+impl Stage {
+    /// The manifest's place, relative to the run folder.
+    pub fn manifest(&self, unit: &str) -> String {
+        format!("manifests/{}/{unit}.json", self.folder)
+    }
+
+    /// The unit ids of this stage, in order.
+    pub fn unit_ids<'p>(&self, plan: &'p Plan) -> Vec<&'p str> {
+        if self.work.per_unit() {
+            plan.inputs[self.input].units.iter().map(|unit| unit.id.as_str()).collect()
+        } else {
+            vec!["all"]
+        }
+    }
+}
+
+impl Plan {
+    /// Resolves and pins everything that a recipe names.
+    ///
+    /// # Errors
+    /// A [`Failure`] that names the recipe's key, for sources without files, unreadable shards, missing models, wrong SQL.
+    pub fn resolve(recipe: &Recipe, limit: Option<u64>, hub: &Hub) -> anyhow::Result<Plan> {
+        let mut plan = Plan {
+            format: FORMAT,
+            plan_id: String::new(),
+            name: recipe.name(),
+            seed: recipe.base.seed,
+            limit,
+            settings: keys::settings(recipe, limit),
+            inputs: Vec::new(),
+            resources: BTreeMap::new(),
+            stages: Vec::new(),
+        };
+        for (arm, config) in arms(recipe) {
+            crate::stages::curate::condition::check_recipe(recipe, arm, config)?;
+            if let Some(fetch) = &config.fetch
+                && !plan.inputs.iter().any(|input| keys::same_bytes(&input.fetch, fetch))
+            {
+                plan.inputs.push(inputs::resolve(recipe, fetch, limit, hub)?);
+            }
+            inputs::pin_resources(recipe, config, hub, &mut plan.resources)?;
+        }
+        plan.lay_out(recipe);
+        Ok(plan)
+    }
+
+    /// The plan of an earlier start, with this start's throughput knobs. Nothing is listed or hashed again.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Exit::Usage`] that names the settings that differ.
+    pub fn reopen(mut self, recipe: &Recipe, limit: Option<u64>, folder: &str) -> anyhow::Result<Plan> {
+        if self.format != FORMAT {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!(
+                    "`{folder}` was planned by another version (plan format {}, this program's is {FORMAT})",
+                    self.format
+                ),
+            )
+            .hint("choose another folder with `--run-dir`, or start over with `--fresh`")
+            .into());
+        }
+        let differing = keys::differences(&self.settings, &keys::settings(recipe, limit));
+        if !differing.is_empty() {
+            return Err(Failure::new(Exit::Usage, format!("`{folder}` belongs to another plan; what differs: {}", differing.join(", ")))
+                .hint("`--replan` keeps the stages that the change does not touch; `--run-dir DIR` starts beside it; `--fresh` starts over")
+                .into());
+        }
+        for (_, config) in arms(recipe) {
+            if let Some(fetch) = &config.fetch
+                && let Some(input) = self.inputs.iter_mut().find(|input| keys::same_bytes(&input.fetch, fetch))
+            {
+                input.fetch = fetch.clone();
+            }
+        }
+        self.name = recipe.name();
+        self.lay_out(recipe);
+        Ok(self)
+    }
+
+    /// Lays the arms' stages out over the pinned inputs: equal keys run once.
+    fn lay_out(&mut self, recipe: &Recipe) {
+        self.stages.clear();
+        let base: Vec<String> = self.chain(&recipe.base).into_iter().map(|(_, key, _)| key).collect();
+        for (arm, config) in arms(recipe) {
+            let mut own = Vec::new();
+            for (work, key, reads) in self.chain(config) {
+                let index = match self.stages.iter().position(|stage| stage.key == key) {
+                    Some(index) => index,
+                    None => {
+                        let home =
+                            if arm.is_empty() || base.contains(&key) { String::new() } else { format!("arms/{arm}/") };
+                        let folder = format!("{home}{}", work.name());
+                        let reads = reads.iter().map(|&place: &usize| own[place]).collect();
+                        self.stages.push(Stage {
+                            work,
+                            key,
+                            folder,
+                            arms: Vec::new(),
+                            input: self.input_of(config).unwrap_or(0),
+                            reads,
+                        });
+                        self.stages.len() - 1
+                    }
+                };
+                own.push(index);
+                if !arm.is_empty() {
+                    self.stages[index].arms.push(arm.to_owned());
+                }
+            }
+        }
+        // Work that is cut into units goes first, so that a shard is at hand for all of it in one pass.
+        self.order_units_first();
+        self.plan_id = keys::plan_id(self);
+    }
+
+    /// One arm's stages with their keys, and which earlier stages of the chain each reads.
+    fn chain(&self, config: &Config) -> Vec<(Work, String, Vec<usize>)> {
+        let Some(input) = self.input_of(config).map(|index| &self.inputs[index]) else { return Vec::new() };
+        let mut chain: Vec<(Work, String, Vec<usize>)> = Vec::new();
+        let mut add = |work: Work, reads: Vec<usize>| {
+            let upstream: Vec<&str> = reads.iter().map(|&place| chain[place].1.as_str()).collect();
+            let key = keys::stage_key(&work, input, &self.resources, config.seed, &upstream);
+            chain.push((work, key, reads));
+            chain.len() - 1
+        };
+        let classify = config.classify.as_ref().map(|classify| add(Work::Classify(classify.clone()), vec![]));
+        let curate = config.curate.as_ref().map(|curate| {
+            let sketch = add(Work::Sketch(curate.clone()), vec![]);
+            add(Work::Curate(curate.clone()), classify.into_iter().chain([sketch]).collect())
+        });
+        if let Some(report) = &config.report {
+            add(Work::Report(report.clone()), classify.into_iter().chain(curate).collect());
+        }
+        chain
+    }
+
+    fn input_of(&self, config: &Config) -> Option<usize> {
+        let fetch = config.fetch.as_ref()?;
+        self.inputs.iter().position(|input| keys::same_bytes(&input.fetch, fetch))
+    }
+
+    fn order_units_first(&mut self) {
+        let mut order: Vec<usize> = (0..self.stages.len()).collect();
+        order.sort_by_key(|&index| {
+            (
+                !self.stages[index].work.per_unit(),
+                self.stages[index].input * usize::from(self.stages[index].work.per_unit()),
+                index,
+            )
+        });
+        let mut place = vec![0; order.len()];
+        for (new, &old) in order.iter().enumerate() {
+            place[old] = new;
+        }
+        let mut stages: Vec<Option<Stage>> = std::mem::take(&mut self.stages).into_iter().map(Some).collect();
+        self.stages = order.iter().filter_map(|&old| stages[old].take()).collect();
+        for stage in &mut self.stages {
+            for read in &mut stage.reads {
+                *read = place[*read];
+            }
+        }
+    }
+}
+
+/// The arms of a recipe by name; a recipe without arms is one nameless arm.
+fn arms(recipe: &Recipe) -> impl Iterator<Item = (&str, &Config)> {
+    let base = recipe.arms.is_empty().then_some(("", &recipe.base));
+    base.into_iter().chain(recipe.arms.iter().map(|(name, config)| (name.as_str(), config)))
+}

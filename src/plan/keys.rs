@@ -1,0 +1,136 @@
+//! What changes bytes, as hashes: the settings by dotted key, a stage's key, the plan's id.
+
+use super::inputs::Resource;
+use super::{Input, Plan, Work};
+use crate::behavior::cue::Lexicon;
+use crate::behavior::lm_judge::LmJudgeSpec;
+use crate::config::{Fetch, Recipe};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Knobs that change how fast a run is, not what it writes. A run may be continued with others.
+const THROUGHPUT: [&str; 4] = ["prefetch-shards", "prefetch-bytes", "keep-shards", "max-quarantined-share"];
+
+/// All settings that change bytes, by dotted key; an arm's stand under `arm.NAME.`.
+pub(super) fn settings(recipe: &Recipe, limit: Option<u64>) -> BTreeMap<String, Value> {
+    let mut settings = BTreeMap::new();
+    for (arm, config) in super::arms(recipe) {
+        let prefix = if arm.is_empty() { String::new() } else { format!("arm.{arm}.") };
+        flatten(&prefix, canonical(config), &mut settings);
+    }
+    if let Some(limit) = limit {
+        settings.insert("--limit".into(), limit.into());
+    }
+    settings
+}
+
+/// The keys whose values differ, each with both values.
+pub(super) fn differences(before: &BTreeMap<String, Value>, now: &BTreeMap<String, Value>) -> Vec<String> {
+    let keys: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let shown = |value: Option<&Value>| value.map_or("absent".to_owned(), Value::to_string);
+    keys.into_iter()
+        .filter(|key| before.get(*key) != now.get(*key))
+        .map(|key| format!("`{key}` was {}, is {}", shown(before.get(key)), shown(now.get(key))))
+        .collect()
+}
+
+/// Whether two `[fetch]` tables read the same documents in the same units.
+pub(super) fn same_bytes(a: &Fetch, b: &Fetch) -> bool {
+    canonical(a) == canonical(b)
+}
+
+pub(super) fn stage_key(
+    work: &Work,
+    input: &Input,
+    resources: &BTreeMap<String, Resource>,
+    seed: u64,
+    upstream: &[&str],
+) -> String {
+    let pinned = |name: &Option<String>| name.as_ref().map(|name| resources.get(name).map(Resource::digest));
+    let (own, seed) = match work {
+        Work::Classify(classify) => {
+            let lexicon = classify
+                .cue
+                .as_ref()
+                .map(|cue| pinned(&cue.lexicon).unwrap_or_else(|| Some(Lexicon::embedded().hash().to_owned())));
+            let model = classify.lm.as_ref().map(|lm| {
+                let embedded = LmJudgeSpec::new("");
+                json!([pinned(&Some(lm.model.clone())), pinned(&lm.prompts), embedded.questions, embedded.template])
+            });
+            (json!([canonical(classify), lexicon, model]), 0)
+        }
+        Work::Sketch(curate) => {
+            let counter = pinned(&Some(curate.token_counter.clone()));
+            let sets =
+                curate.decontaminate.iter().flat_map(|sets| &sets.test_sets).map(|set| pinned(&Some(set.clone())));
+            (
+                json!([
+                    canonical(&curate.deduplicate),
+                    curate.token_counter,
+                    counter,
+                    canonical(&curate.decontaminate),
+                    sets.collect::<Vec<_>>()
+                ]),
+                0,
+            )
+        }
+        Work::Curate(curate) => (canonical(curate), seed),
+        Work::Report(report) => (canonical(report), seed),
+    };
+    digest(&json!([super::FORMAT, work.name(), own, seed, input.key, upstream]))
+}
+
+pub(super) fn input_key(fetch: &Fetch, shards: &[super::Shard], units: &[super::Unit]) -> String {
+    let identities: Vec<&str> = shards.iter().map(|shard| shard.identity.as_str()).collect();
+    let ids: Vec<&str> = units.iter().map(|unit| unit.id.as_str()).collect();
+    digest(&json!([canonical(fetch), identities, ids]))
+}
+
+pub(super) fn plan_id(plan: &Plan) -> String {
+    let inputs: Vec<&str> = plan.inputs.iter().map(|input| input.key.as_str()).collect();
+    let stages: Vec<&str> = plan.stages.iter().map(|stage| stage.key.as_str()).collect();
+    digest(&json!([plan.format, plan.settings, inputs, stages]))
+}
+
+pub(super) fn digest(value: &Value) -> String {
+    blake3::hash(value.to_string().as_bytes()).to_hex()[..32].to_owned()
+}
+
+/// A configuration as JSON, without absent values and throughput knobs, its keys sorted.
+fn canonical(config: &impl Serialize) -> Value {
+    strip(serde_json::to_value(config).unwrap_or(Value::Null))
+}
+
+fn strip(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept: BTreeMap<String, Value> = map
+                .into_iter()
+                .filter(|(key, value)| !value.is_null() && !THROUGHPUT.contains(&key.as_str()))
+                .map(|(key, value)| (key, strip(value)))
+                .collect();
+            kept.into_iter().collect::<serde_json::Map<_, _>>().into()
+        }
+        Value::Array(values) => values.into_iter().map(strip).collect(),
+        value => value,
+    }
+}
+
+fn flatten(prefix: &str, value: Value, settings: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                let key = if prefix.is_empty() || prefix.ends_with('.') {
+                    format!("{prefix}{key}")
+                } else {
+                    format!("{prefix}.{key}")
+                };
+                flatten(&key, value, settings);
+            }
+        }
+        value => {
+            settings.insert(prefix.to_owned(), value);
+        }
+    }
+}

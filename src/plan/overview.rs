@@ -1,0 +1,238 @@
+//! What a plan comes to: units, rows, estimated tokens, disk and work, and what of it is done or stale.
+
+use super::{Plan, Work};
+use crate::config::ByteSize;
+use crate::run::dir::RunDir;
+use crate::run::manifest::{Counts, Manifest};
+use indicatif::HumanCount;
+use serde::Serialize;
+
+/// Bytes of English and mathematical text per token of today's tokenizers, about.
+const BYTES_PER_TOKEN: f64 = 3.3;
+
+/// Bytes of a labels sidecar per document, measured on real labels.
+const LABEL_BYTES: u64 = 60;
+
+/// A plan in numbers; what `pipeline plan --json` and `pipeline status --json` print.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Overview {
+    pub name: String,
+    pub plan_id: String,
+    pub inputs: Vec<InputOverview>,
+    pub resources: Vec<ResourceOverview>,
+    pub stages: Vec<StageOverview>,
+    /// Bytes that the run will need on disk at most, beside what is there already; an estimate.
+    pub disk_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InputOverview {
+    pub sources: Vec<String>,
+    pub shards: usize,
+    pub bytes: u64,
+    /// Unknown for formats without a row count.
+    pub rows: Option<u64>,
+    pub units: usize,
+    /// Estimated from the size of the text columns.
+    pub estimated_tokens: Option<u64>,
+    pub pinned: Vec<PinnedShard>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PinnedShard {
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
+    pub rows: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ResourceOverview {
+    pub name: String,
+    pub files: usize,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StageOverview {
+    pub stage: String,
+    pub arms: Vec<String>,
+    pub units: usize,
+    pub done: usize,
+    /// Units done by an earlier recipe; they are done again.
+    pub stale: usize,
+    pub counts: Counts,
+    /// Tokens that a language model has to read for the units that are not done; an estimate.
+    pub tokens_to_judge: Option<u64>,
+    /// Units that are not done.
+    pub missing: Vec<String>,
+}
+
+impl StageOverview {
+    pub fn complete(&self) -> bool {
+        self.done == self.units
+    }
+}
+
+impl Overview {
+    /// Compares a plan with what its run folder holds.
+    pub fn new(plan: &Plan, dir: &RunDir) -> anyhow::Result<Overview> {
+        let inputs: Vec<InputOverview> = plan.inputs.iter().map(input_overview).collect();
+        let mut stages = Vec::new();
+        for stage in &plan.stages {
+            let mut overview = StageOverview {
+                stage: stage.folder.clone(),
+                arms: stage.arms.clone(),
+                units: 0,
+                done: 0,
+                stale: 0,
+                counts: Counts::default(),
+                tokens_to_judge: None,
+                missing: Vec::new(),
+            };
+            for unit in stage.unit_ids(plan) {
+                overview.units += 1;
+                match Manifest::read(&dir.path(stage.manifest(unit)))? {
+                    Some(manifest) if manifest.stage_key == stage.key => {
+                        overview.done += 1;
+                        overview.counts.add(&manifest.counts);
+                        continue;
+                    }
+                    Some(_) => overview.stale += 1,
+                    None => {}
+                }
+                overview.missing.push(unit.to_owned());
+            }
+            if matches!(&stage.work, Work::Classify(classify) if classify.lm.is_some()) {
+                let left = overview.missing.len() as f64 / overview.units.max(1) as f64;
+                overview.tokens_to_judge =
+                    inputs[stage.input].estimated_tokens.map(|tokens| (tokens as f64 * left) as u64);
+            }
+            stages.push(overview);
+        }
+        let resources = plan.resources.iter().map(|(name, resource)| ResourceOverview {
+            name: name.clone(),
+            files: resource.files.len(),
+            bytes: resource.bytes(),
+        });
+        Ok(Overview {
+            name: plan.name.clone(),
+            plan_id: plan.plan_id.clone(),
+            disk_bytes: disk_bytes(plan, &inputs),
+            inputs,
+            resources: resources.collect(),
+            stages,
+        })
+    }
+
+    pub fn complete(&self) -> bool {
+        self.stages.iter().all(StageOverview::complete)
+    }
+
+    /// The overview as a few lines of text.
+    pub fn text(&self) -> String {
+        let mut lines = vec![format!("{} · plan {}", self.name, self.plan_id)];
+        let unknown =
+            |number: Option<u64>| number.map_or("unknown".to_owned(), |number| HumanCount(number).to_string());
+        for input in &self.inputs {
+            lines.push(format!("from     {}", input.sources.join(", ")));
+            lines.push(format!(
+                "         {} shard{}, {}, {} rows, about {} tokens, {} units",
+                HumanCount(input.shards as u64),
+                if input.shards == 1 { "" } else { "s" },
+                ByteSize(input.bytes),
+                unknown(input.rows),
+                unknown(input.estimated_tokens),
+                HumanCount(input.units as u64)
+            ));
+        }
+        for resource in &self.resources {
+            lines.push(format!(
+                "with     {} ({} file{}, {})",
+                resource.name,
+                resource.files,
+                if resource.files == 1 { "" } else { "s" },
+                ByteSize(resource.bytes)
+            ));
+        }
+        for stage in &self.stages {
+            let state = match (stage.done, stage.units) {
+                (done, units) if done == units => "done".to_owned(),
+                (0, units) => format!("{units} to do"),
+                (done, units) => format!("{done} of {units} done"),
+            };
+            let stale = if stage.stale > 0 { format!(", {} stale", stage.stale) } else { String::new() };
+            let tokens = stage
+                .tokens_to_judge
+                .filter(|&tokens| tokens > 0)
+                .map_or(String::new(), |tokens| format!(", about {} tokens to judge", HumanCount(tokens)));
+            let arms = if stage.arms.is_empty() { String::new() } else { format!(" (arms {})", stage.arms.join(", ")) };
+            lines.push(format!("{:8} {state}{stale}{tokens}{arms}", stage.stage));
+        }
+        lines.push(format!("disk     at most about {} more", ByteSize(self.disk_bytes)));
+        lines.join("\n") + "\n"
+    }
+}
+
+fn input_overview(input: &super::Input) -> InputOverview {
+    let rows = input.rows();
+    let all_rows: Option<u64> =
+        input.shards.iter().map(|shard| shard.row_groups.as_ref().map(|groups| groups.iter().sum::<u64>())).sum();
+    let text_bytes: Option<u64> = input.shards.iter().map(|shard| shard.text_bytes).sum();
+    // A limit reads a part of the rows.
+    let part = rows.zip(all_rows).map_or(1.0, |(rows, all)| rows as f64 / all.max(1) as f64);
+    InputOverview {
+        sources: input.fetch.sources.clone(),
+        shards: input.shards.len(),
+        bytes: input.shards.iter().map(|shard| shard.bytes).sum(),
+        rows,
+        units: input.units.len(),
+        estimated_tokens: text_bytes.map(|bytes| (bytes as f64 * part / BYTES_PER_TOKEN) as u64),
+        pinned: input
+            .shards
+            .iter()
+            .map(|shard| PinnedShard {
+                name: shard.name.clone(),
+                bytes: shard.bytes,
+                sha256: shard.sha256.clone(),
+                rows: shard.row_groups.as_ref().map(|groups| groups.iter().sum()),
+            })
+            .collect(),
+    }
+}
+
+/// Downloads (all, or as many as the recipe lets wait), sidecars, and corpora as large as their sources at worst.
+fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
+    let mut total = 0;
+    for (input, overview) in plan.inputs.iter().zip(inputs) {
+        let remote = input
+            .shards
+            .iter()
+            .filter(|shard| matches!(shard.location, super::Location::Remote(_)))
+            .map(|shard| shard.bytes);
+        let largest = remote.clone().max().unwrap_or(0);
+        total += if input.fetch.keep_shards {
+            remote.sum()
+        } else {
+            remote.sum::<u64>().min(input.fetch.prefetch_bytes.0.max(largest) + largest)
+        };
+        let corpora = plan.stages.iter().any(|stage| matches!(stage.work, Work::Curate(_)));
+        total += if corpora { overview.bytes } else { 0 };
+    }
+    for stage in &plan.stages {
+        let rows = inputs.get(stage.input).and_then(|input| input.rows).unwrap_or(0);
+        total += match &stage.work {
+            Work::Classify(_) => rows * LABEL_BYTES,
+            Work::Sketch(curate) => {
+                rows * crate::stages::sketch::bytes_per_document(if curate.deduplicate.near {
+                    curate.deduplicate.bands
+                } else {
+                    0
+                })
+                .0
+            }
+            Work::Curate(_) | Work::Report(_) => 0,
+        };
+    }
+    total
+}

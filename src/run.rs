@@ -1,0 +1,320 @@
+//! Executing a plan into a run folder: for every stage, for every unit: skip if done, work, commit, record.
+
+pub mod commit;
+pub mod dir;
+pub mod events;
+pub mod judges;
+pub mod manifest;
+pub mod reporter;
+pub mod stop;
+pub mod work;
+
+use crate::data::document::ColumnMap;
+use crate::data::hub::Hub;
+use crate::data::shard::ShardReader;
+use crate::data::shard_store::{Prefetch, ShardProgress, ShardSource, ShardStore};
+use crate::error::Exit;
+use crate::plan::{Location, Plan, Stage, Unit, Work};
+use crate::stages;
+use anyhow::Context;
+use dir::RunDir;
+use events::Event;
+use manifest::{Counts, LabelStatistics, Manifest};
+use reporter::Reporter;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use stop::Stop;
+use work::{Tracker, Verdict, WorkContext};
+
+/// How this run behaves; none of it changes bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// This is task I of N: it does units k with k mod N = I, and leaves what needs all units to a run without a task.
+    pub task: Option<(u64, u64)>,
+}
+
+/// Everything a run works with.
+pub struct Runner<'a> {
+    pub plan: &'a Plan,
+    pub dir: &'a RunDir,
+    pub hub: &'a Hub,
+    pub reporter: &'a Arc<Reporter>,
+    pub stop: &'a Stop,
+    pub options: Options,
+}
+
+/// Runs what is missing.
+///
+/// Returns [`Exit::Done`] when everything (or this task's share) is done, or the code of the signal that stopped it.
+pub fn execute(runner: &Runner) -> anyhow::Result<Exit> {
+    commit::sweep_temporaries(runner.dir.root())?;
+    for input in 0..runner.plan.inputs.len() {
+        let stages: Vec<&Stage> =
+            runner.plan.stages.iter().filter(|stage| stage.input == input && stage.work.per_unit()).collect();
+        if !runner.documents_pass(input, &stages)? {
+            return Ok(runner.stop.exit());
+        }
+    }
+    if runner.options.task.is_some() {
+        return Ok(Exit::Done);
+    }
+    for stage in runner.plan.stages.iter().filter(|stage| !stage.work.per_unit()) {
+        if !runner.whole_stage(stage)? {
+            return Ok(runner.stop.exit());
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// One stage of a pass over the documents, with what of it is done.
+struct PassStage<'a> {
+    stage: &'a Stage,
+    tools: Option<Tools>,
+    missing: Vec<bool>,
+    tracker: Tracker<'a>,
+    started: Instant,
+}
+
+/// What a per-unit stage needs beside documents; made when its first unit is due.
+enum Tools {
+    Judge(Box<dyn crate::behavior::judge::Judge>),
+    Sketcher(stages::sketch::Sketcher),
+}
+
+impl<'a> Runner<'a> {
+    /// Goes through an input's shards once, in order, and does all that any per-unit stage lacks. False: stopped by a signal.
+    fn documents_pass(&self, input: usize, stages: &[&'a Stage]) -> anyhow::Result<bool> {
+        let units = &self.plan.inputs[input].units;
+        let mut pass = stages.iter().map(|stage| self.pass_stage(stage, units)).collect::<anyhow::Result<Vec<_>>>()?;
+        let needed: Vec<usize> =
+            (0..units.len()).filter(|&unit| pass.iter().any(|stage| stage.missing[unit])).collect();
+        // One stage speaks for the pass: the first that has work, as it is the slowest.
+        let mut working: Vec<&mut PassStage> = pass.iter_mut().filter(|stage| stage.missing.contains(&true)).collect();
+        working.iter_mut().skip(1).for_each(|stage| stage.tracker.hush());
+        working.iter().rev().for_each(|stage| self.start(stage, units));
+        let finished = self.over_shards(input, &needed, |unit, reader| {
+            for stage in &mut pass {
+                if stage.missing[unit] && !self.run_unit(stage, &units[unit], reader)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
+        for stage in pass.iter().filter(|stage| finished && stage.missing.contains(&true)) {
+            self.finish(stage, units)?;
+        }
+        Ok(finished)
+    }
+
+    fn pass_stage(&self, stage: &'a Stage, units: &[Unit]) -> anyhow::Result<PassStage<'a>> {
+        let (mut counts, mut labels, mut missing) = (Counts::default(), LabelStatistics::default(), Vec::new());
+        for (index, unit) in units.iter().enumerate() {
+            let manifest = self.manifest(stage, &unit.id)?;
+            if let Some(manifest) = &manifest {
+                counts.add(&manifest.counts);
+                labels.add(manifest.labels.as_ref().unwrap_or(&LabelStatistics::default()));
+            }
+            missing
+                .push(manifest.is_none() && self.options.task.is_none_or(|(task, tasks)| index as u64 % tasks == task));
+        }
+        let total = units.iter().map(|unit| unit.rows).sum();
+        let tracker = Tracker::new(self.reporter, &stage.folder, total, &counts, &labels);
+        Ok(PassStage { stage, tools: None, missing, tracker, started: Instant::now() })
+    }
+
+    /// A unit's manifest, if it is there and not of an earlier recipe.
+    fn manifest(&self, stage: &Stage, unit: &str) -> anyhow::Result<Option<Manifest>> {
+        Ok(Manifest::read(&self.dir.path(stage.manifest(unit)))?.filter(|manifest| manifest.stage_key == stage.key))
+    }
+
+    fn start(&self, pass: &PassStage, units: &[Unit]) {
+        let progress = pass.tracker.snapshot();
+        self.reporter.emit(Event::StageStarted {
+            stage: pass.stage.folder.clone(),
+            units: units.len() as u64,
+            units_done: pass.missing.iter().filter(|&&missing| !missing).count() as u64,
+            documents: progress.documents_total,
+            documents_done: progress.documents,
+        });
+    }
+
+    /// Runs one unit of one stage; false: stopped by a signal.
+    fn run_unit(&self, pass: &mut PassStage<'a>, unit: &Unit, reader: &ShardReader) -> anyhow::Result<bool> {
+        let stage = pass.stage;
+        let input = &self.plan.inputs[stage.input];
+        let max_quarantined_share = match &stage.work {
+            Work::Classify(classify) => classify.max_quarantined_share,
+            _ => 1.0,
+        };
+        if pass.tools.is_none() {
+            pass.tools = match &stage.work {
+                Work::Classify(classify) => Some(Tools::Judge(judges::make(classify, self.plan, self.hub)?)),
+                Work::Sketch(curate) => Some(Tools::Sketcher(stages::sketch::Sketcher::new(curate)?)),
+                Work::Curate(_) | Work::Report(_) => None,
+            };
+        }
+        let shard = &input.shards[unit.shard];
+        let cx = WorkContext {
+            plan: self.plan,
+            stage,
+            unit,
+            shard,
+            dir: self.dir,
+            stop: self.stop,
+            progress: &pass.tracker,
+            max_quarantined_share,
+        };
+        let verdict = match &mut pass.tools {
+            Some(Tools::Judge(judge)) => stages::classify::run_unit(&cx, reader, judge.as_mut()),
+            Some(Tools::Sketcher(sketcher)) => stages::sketch::run_unit(&cx, reader, sketcher),
+            None => return Ok(true),
+        };
+        match verdict
+            .with_context(|| format!("{} of `{}`, rows from {}, failed", stage.folder, shard.name, unit.first_row))?
+        {
+            Verdict::Stopped => Ok(false),
+            Verdict::Done(work) => {
+                let manifest = cx.manifest(work);
+                manifest.create(&self.dir.path(stage.manifest(&unit.id)))?;
+                self.reporter.emit(Event::UnitDone {
+                    stage: stage.folder.clone(),
+                    unit: unit.id.clone(),
+                    counts: manifest.counts,
+                });
+                Ok(true)
+            }
+        }
+    }
+
+    fn finish(&self, pass: &PassStage, units: &[Unit]) -> anyhow::Result<()> {
+        let mut counts = Counts::default();
+        for unit in units {
+            if let Some(manifest) = self.manifest(pass.stage, &unit.id)? {
+                counts.add(&manifest.counts);
+            }
+        }
+        if let Work::Classify(classify) = &pass.stage.work {
+            work::check_share(&pass.stage.folder, counts.quarantined, counts.rows_in, classify.max_quarantined_share)?;
+        }
+        self.reporter.emit(Event::StageDone {
+            stage: pass.stage.folder.clone(),
+            seconds: pass.started.elapsed().as_secs_f64(),
+            counts,
+        });
+        Ok(())
+    }
+
+    /// Opens the shards of the given units in order, one after the other, with the next ones being downloaded meanwhile.
+    /// `visit(unit index, reader)` returns whether to go on.
+    pub fn over_shards(
+        &self,
+        input: usize,
+        units: &[usize],
+        mut visit: impl FnMut(usize, &ShardReader) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<bool> {
+        let input = &self.plan.inputs[input];
+        let mut by_shard: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for &unit in units {
+            by_shard.entry(input.units[unit].shard).or_default().push(unit);
+        }
+        let sources = by_shard
+            .keys()
+            .map(|&shard| self.source(&input.shards[shard].location))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let prefetch = Prefetch { count: input.fetch.prefetch_shards, bytes: input.fetch.prefetch_bytes.0 };
+        let reporter = Arc::clone(self.reporter);
+        let names: Vec<String> = by_shard.keys().map(|&shard| input.shards[shard].name.clone()).collect();
+        let progress = move |progress: ShardProgress| {
+            reporter.emit(Event::Fetching {
+                shard: names[progress.index].clone(),
+                bytes: progress.bytes,
+                total_bytes: progress.total,
+            })
+        };
+        let store = ShardStore::new(
+            sources,
+            prefetch,
+            input.fetch.keep_shards,
+            self.hub,
+            &self.dir.path("fetch"),
+            Arc::new(progress),
+        )?;
+        let columns = ColumnMap::from(input.columns());
+        for (place, (&index, units)) in by_shard.iter().enumerate() {
+            if self.stop.requested() {
+                return Ok(false);
+            }
+            let shard = &input.shards[index];
+            let guard = store.acquire(place).with_context(|| format!("cannot fetch shard `{}`", shard.name))?;
+            check_unchanged(guard.path(), shard.bytes)?;
+            let reader = ShardReader::open(guard.path(), crate::plan::format_of(&shard.name)?, &columns)?;
+            for &unit in units {
+                if self.stop.requested() || !visit(unit, &reader)? {
+                    return Ok(false);
+                }
+            }
+            drop(reader);
+            guard.release();
+        }
+        Ok(true)
+    }
+
+    fn source(&self, location: &Location) -> anyhow::Result<ShardSource> {
+        Ok(match location {
+            Location::Local(path) => ShardSource::Local(path.clone()),
+            Location::Remote(file) => ShardSource::Remote(file.clone()),
+            Location::Sample => {
+                let path = self.dir.path("fetch").join(crate::data::sample::NAME);
+                commit::write_atomic(&path, crate::data::sample::DOCUMENTS)?;
+                ShardSource::Local(path)
+            }
+        })
+    }
+
+    /// Runs a stage that is one unit, if it is not done; false: stopped by a signal.
+    fn whole_stage(&self, stage: &Stage) -> anyhow::Result<bool> {
+        if self.manifest(stage, "all")?.is_some() {
+            return Ok(true);
+        }
+        if self.stop.requested() {
+            return Ok(false);
+        }
+        self.reporter.emit(Event::StageStarted {
+            stage: stage.folder.clone(),
+            units: 1,
+            units_done: 0,
+            documents: None,
+            documents_done: 0,
+        });
+        let started = Instant::now();
+        let manifest = match &stage.work {
+            Work::Curate(curate) => match stages::curate::run(self, stage, curate)? {
+                Some(manifest) => manifest,
+                None => return Ok(false),
+            },
+            Work::Report(report) => stages::report::run(self, stage, report)?,
+            Work::Classify(_) | Work::Sketch(_) => return Ok(true),
+        };
+        manifest.create(&self.dir.path(stage.manifest("all")))?;
+        self.reporter.emit(Event::StageDone {
+            stage: stage.folder.clone(),
+            seconds: started.elapsed().as_secs_f64(),
+            counts: manifest.counts,
+        });
+        Ok(true)
+    }
+}
+
+/// A local shard that was changed since it was planned would give labels for other documents.
+fn check_unchanged(path: &Path, bytes: u64) -> anyhow::Result<()> {
+    let found = std::fs::metadata(path).with_context(|| format!("cannot read shard `{}`", path.display()))?.len();
+    if found != bytes {
+        let message = format!("shard `{}` has {found} bytes, but had {bytes} when it was planned", path.display());
+        return Err(crate::error::Failure::new(Exit::BadData, message)
+            .hint("restore it, or plan anew with `--replan`")
+            .into());
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The run folder: its layout, and the lock that keeps two runs apart.
+//!
+//! ```text
+//! runs/curate/
+//!   plan.json                          what is to be done, written once
+//!   events.jsonl                       what happened, with times
+//!   manifests/<stage>/<unit>.json      what is done
+//!   classify/labels/<unit>.parquet     label sidecars        classify/quarantine/<unit>.parquet
+//!   classify/journal/<unit>.jsonl      labels of the unit in hand
+//!   sketch/<unit>.parquet              sizes and MinHash keys
+//!   curate/<corpus>/train-00000-of-000NN.parquet, test-…, README.md
+//!   arms/<arm>/…                       the same for stages that an arm changes
+//! ```
+
+use crate::error::{Exit, Failure};
+use crate::run::commit;
+use anyhow::Context;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+/// A run folder.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    root: PathBuf,
+}
+
+/// Holds the run folder for as long as it lives; the operating system frees it when the process dies.
+#[derive(Debug)]
+pub struct RunLock {
+    _files: Vec<File>,
+}
+
+impl RunDir {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    pub fn plan(&self) -> PathBuf {
+        self.path("plan.json")
+    }
+
+    pub fn events(&self) -> PathBuf {
+        self.path("events.jsonl")
+    }
+
+    /// Creates the folder and takes it: alone for a whole run, shared with other tasks for one task.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Exit::Usage`] if another process has it, or the folder cannot be written.
+    pub fn lock(&self, task_index: Option<u64>) -> anyhow::Result<RunLock> {
+        commit::create_folder(&self.root)?;
+        let file = self.open_lock("run.lock")?;
+        let taken = if task_index.is_some() { file.try_lock_shared() } else { file.try_lock() };
+        self.check(taken, "another run")?;
+        let mut files = vec![file];
+        if let Some(index) = task_index {
+            let file = self.open_lock(&format!("task-{index}.lock"))?;
+            self.check(file.try_lock(), &format!("task {index}"))?;
+            files.push(file);
+        }
+        Ok(RunLock { _files: files })
+    }
+
+    /// Deletes what runs have put here, and nothing else.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Exit::Usage`] if the folder holds files and no plan: it is not a run folder.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        let remove = |path: &Path| -> anyhow::Result<()> {
+            let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).with_context(|| format!("cannot remove `{}`", path.display()))
+                }
+                _ => Ok(()),
+            }
+        };
+        // The plan goes last, so that a kill in between leaves a folder that can be cleared again.
+        for name in
+            ["manifests", "arms", "classify", "sketch", "curate", "report", "fetch", "events.jsonl", "plan.json"]
+        {
+            remove(&self.path(name))?;
+        }
+        Ok(())
+    }
+
+    fn open_lock(&self, name: &str) -> anyhow::Result<File> {
+        let path = self.path(name);
+        File::options().create(true).append(true).open(&path).map_err(|error| commit::write_failure(&path, &error))
+    }
+
+    fn check(&self, taken: Result<(), TryLockError>, who: &str) -> anyhow::Result<()> {
+        match taken {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Failure::new(Exit::Usage, format!("`{}` is in use by {who}", self.root.display()))
+                    .hint("wait for it, or choose another folder with `--run-dir`")
+                    .into())
+            }
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock `{}`", self.root.display()))
+            }
+        }
+    }
+}

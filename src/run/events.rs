@@ -1,0 +1,86 @@
+//! What happens during a run, as data. The work emits events; [`super::reporter`] renders them, `events.jsonl` keeps them.
+//!
+//! Only this file reads the clock: nothing that goes into an output may depend on it.
+
+use crate::behavior::Behavior;
+use crate::run::manifest::Counts;
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// One event. `pipeline run --json` prints each as a line; `events.jsonl` keeps all but [`Event::Progress`] and [`Event::Fetching`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A run begins, or goes on.
+    RunStarted { name: String, plan_id: String, run_dir: String, version: String },
+    /// A stage begins; `units_done` were found finished.
+    StageStarted { stage: String, units: u64, units_done: u64, documents: Option<u64>, documents_done: u64 },
+    /// A shard is being downloaded.
+    Fetching { shard: String, bytes: u64, total_bytes: u64 },
+    /// How far a stage is. Rates count this process's work alone.
+    Progress { stage: String, progress: Progress },
+    /// A unit's output is committed.
+    UnitDone { stage: String, unit: String, counts: Counts },
+    /// Something the user should know, that does not end the run.
+    Notice { message: String },
+    /// A stage is complete.
+    StageDone { stage: String, seconds: f64, counts: Counts },
+    /// The run ends, with the process's exit code.
+    RunDone { seconds: f64, exit_code: u8, message: Option<String> },
+}
+
+/// How far a stage is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Progress {
+    /// Documents done, those found finished included.
+    pub documents: u64,
+    /// Documents in all, unknown for formats without a row count.
+    pub documents_total: Option<u64>,
+    /// Documents and tokens that this process did, and how long it took.
+    pub documents_here: u64,
+    pub tokens_here: u64,
+    pub seconds: f64,
+    /// Documents of this stage that show each behavior, in the order of [`Behavior::ALL`]; all zero for other stages.
+    pub shown: [u64; 4],
+    pub quarantined: u64,
+}
+
+impl Progress {
+    /// Documents per second of this process.
+    pub fn documents_per_second(&self) -> f64 {
+        self.documents_here as f64 / self.seconds.max(1e-9)
+    }
+
+    /// Tokens per second of this process.
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens_here as f64 / self.seconds.max(1e-9)
+    }
+
+    /// The time left at the rate so far.
+    pub fn eta(&self) -> Option<Duration> {
+        let left = self.documents_total?.saturating_sub(self.documents);
+        (self.documents_here > 0).then(|| Duration::from_secs_f64(left as f64 / self.documents_per_second()))
+    }
+
+    /// The share of judged documents that show a behavior.
+    pub fn rate(&self, behavior: Behavior) -> f64 {
+        self.shown[behavior.index()] as f64 / (self.documents.saturating_sub(self.quarantined)).max(1) as f64
+    }
+}
+
+/// An event with its time, as a line of JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Stamped {
+    /// Milliseconds since the Unix epoch.
+    pub at: u64,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+impl Stamped {
+    pub fn now(event: Event) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "events carry the time; outputs do not")]
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64);
+        Self { at, event }
+    }
+}

@@ -1,0 +1,167 @@
+//! The journal of a unit in hand: one line per judged batch, appended as it is made, replayed after a kill.
+//!
+//! A line is a checksum and a JSON array. A torn or damaged line ends the replay: it and what follows are made again.
+
+use crate::behavior::judge::Labels;
+use crate::run::commit;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// At most this much judging is lost when the machine, not only the process, dies.
+const SYNC_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What became of one document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub row: u64,
+    /// Unicode scalar values of its text.
+    pub chars: u64,
+    /// The labels, or why there are none.
+    pub outcome: Result<Labels, String>,
+}
+
+impl Entry {
+    pub fn judged(row: u64, chars: u64, labels: Labels) -> Self {
+        Self { row, chars, outcome: Ok(labels) }
+    }
+
+    pub fn quarantined(row: u64, chars: u64, reason: String) -> Self {
+        Self { row, chars, outcome: Err(reason) }
+    }
+}
+
+/// An open journal.
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    synced: Instant,
+}
+
+impl Journal {
+    /// Opens a unit's journal and replays its whole batches: their entries and how many there were. A journal whose
+    /// header differs was made by another judge or recipe, and starts anew.
+    pub fn open(path: &Path, header: &str) -> anyhow::Result<(Self, Vec<Entry>, usize)> {
+        if let Some(folder) = path.parent() {
+            commit::create_folder(folder)?;
+        }
+        let present = std::fs::read(path).unwrap_or_default();
+        let (entries, batches, valid_bytes) = replay(&present, header);
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|error| commit::write_failure(path, &error))?;
+        file.set_len(valid_bytes as u64).map_err(|error| commit::write_failure(path, &error))?;
+        file.seek(SeekFrom::End(0)).map_err(|error| commit::write_failure(path, &error))?;
+        let mut journal = Self { path: path.to_owned(), file, synced: Instant::now() };
+        if valid_bytes == 0 {
+            journal.write(&line(header))?;
+        }
+        Ok((journal, entries, batches))
+    }
+
+    /// Appends a batch's entries as one line.
+    pub fn append(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        self.write(&line(&serde_json::to_string(entries)?))?;
+        commit::kill_point("journal: batch appended");
+        if self.synced.elapsed() >= SYNC_INTERVAL {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    pub fn sync(&mut self) -> anyhow::Result<()> {
+        self.synced = Instant::now();
+        self.file.sync_data().map_err(|error| commit::write_failure(&self.path, &error))
+    }
+
+    /// Removes the journal, once its unit is committed elsewhere.
+    pub fn remove(self) -> anyhow::Result<()> {
+        std::fs::remove_file(&self.path).map_err(|error| commit::write_failure(&self.path, &error))
+    }
+
+    fn write(&mut self, line: &str) -> anyhow::Result<()> {
+        self.file.write_all(line.as_bytes()).map_err(|error| commit::write_failure(&self.path, &error))
+    }
+}
+
+fn line(payload: &str) -> String {
+    format!("{} {payload}\n", checksum(payload))
+}
+
+fn checksum(payload: &str) -> String {
+    blake3::hash(payload.as_bytes()).to_hex()[..16].to_owned()
+}
+
+/// The entries of the whole batches, their number, and how many bytes they take with the header.
+fn replay(bytes: &[u8], header: &str) -> (Vec<Entry>, usize, usize) {
+    let mut payloads = bytes.split_inclusive(|&byte| byte == b'\n').map_while(|line| {
+        let text = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+        let (sum, payload) = text.split_once(' ')?;
+        (sum == checksum(payload)).then_some((payload, line.len()))
+    });
+    let Some((_, mut valid)) = payloads.next().filter(|(payload, _)| *payload == header) else {
+        return (Vec::new(), 0, 0);
+    };
+    let mut entries = Vec::new();
+    let mut batches = 0;
+    for (payload, bytes) in payloads {
+        let Ok(batch) = serde_json::from_str::<Vec<Entry>>(payload) else { break };
+        entries.extend(batch);
+        batches += 1;
+        valid += bytes;
+    }
+    (entries, batches, valid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::behavior::judge::Mark;
+
+    fn batch(row: u64) -> Vec<Entry> {
+        let labels = Labels {
+            marks: [Mark { score: 0.1 + row as f32 / 3.0, count: 2 }; 4],
+            chars_read: 5,
+            tokens_read: 0,
+            windows: 1,
+        };
+        vec![Entry::judged(row, 5, labels), Entry::quarantined(row + 1, 0, "text is null".into())]
+    }
+
+    #[test]
+    fn a_torn_tail_is_forgotten_and_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal/u.jsonl");
+        let (mut journal, entries, batches) = Journal::open(&path, "header").unwrap();
+        assert_eq!((entries.len(), batches), (0, 0));
+        journal.append(&batch(0)).unwrap();
+        journal.append(&batch(2)).unwrap();
+        drop(journal);
+        let whole = std::fs::read(&path).unwrap();
+        let first_two: usize = whole.split_inclusive(|&byte| byte == b'\n').take(2).map(<[u8]>::len).sum();
+
+        for cut in first_two..whole.len() {
+            File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+            File::options().write(true).open(&path).unwrap().write_all(&whole[..cut]).unwrap();
+            let (mut journal, entries, batches) = Journal::open(&path, "header").unwrap();
+            assert_eq!((entries, batches), (batch(0), 1), "cut at {cut}");
+            journal.append(&batch(2)).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), whole, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn another_header_starts_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("u.jsonl");
+        Journal::open(&path, "one judge").unwrap().0.append(&batch(0)).unwrap();
+        assert_eq!(Journal::open(&path, "another judge").unwrap().2, 0);
+        assert_eq!(Journal::open(&path, "another judge").unwrap().1, vec![]);
+    }
+}

@@ -1,0 +1,7 @@
+//! One file per stage: what it does to a unit, and what it records. Only stages join data, judges and the run folder.
+
+pub mod classify;
+pub mod curate;
+pub mod documents;
+pub mod report;
+pub mod sketch;
