@@ -63,11 +63,6 @@ impl<const N: usize> Values<N> {
         }
         position.is_some()
     }
-
-    pub fn clear(&mut self) {
-        self.len = 0;
-        self.is_full = false;
-    }
 }
 
 /// An expression with at least one operator, and what the text says it equals.
