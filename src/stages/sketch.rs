@@ -99,7 +99,7 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> 
     let stopped = std::thread::scope(|scope| -> anyhow::Result<bool> {
         let (send, receive) = sync_channel::<anyhow::Result<DocumentBatch>>(1);
         scope.spawn(move || {
-            for batch in unit_batches(reader, cx.unit, Wanted { url: true, ..Wanted::TEXT }, BATCH_ROWS) {
+            for batch in unit_batches(reader, cx.unit, Wanted::ALL, BATCH_ROWS) {
                 if send.send(batch).is_err() {
                     return;
                 }
