@@ -27,7 +27,8 @@ struct Outcome {
 
 pub fn run(args: &Evaluate, json: bool) -> anyhow::Result<Exit> {
     let name = args.labels.display().to_string();
-    let file = File::open(&args.labels).map_err(|error| Failure::new(Exit::Usage, format!("cannot read labels `{name}`: {error}")))?;
+    let file = File::open(&args.labels)
+        .map_err(|error| Failure::new(Exit::Usage, format!("cannot read labels `{name}`: {error}")))?;
     let mut gold = read_gold(BufReader::new(file), &name)?;
     gold.truncate(args.limit.unwrap_or(usize::MAX));
     if gold.is_empty() {
@@ -36,7 +37,10 @@ pub fn run(args: &Evaluate, json: bool) -> anyhow::Result<Exit> {
     let mut judge = judges::from_spec(&args.judge)?;
 
     let bar = ProgressBar::new(gold.len() as u64);
-    bar.set_style(ProgressStyle::with_template("judging {bar:24} {human_pos}/{human_len} {per_sec} {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(
+        ProgressStyle::with_template("judging {bar:24} {human_pos}/{human_len} {per_sec} {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
     let mut documents = Vec::new();
     let mut unjudged = 0;
     let batch = judge.batch_size().max(1);
@@ -56,11 +60,24 @@ pub fn run(args: &Evaluate, json: bool) -> anyhow::Result<Exit> {
     let thresholds = args.calibrate.then(|| calibrate(&documents, bootstrap));
     if json {
         let judge = judge.identity().clone();
-        super::print_json(&Outcome { judge, labels: name, documents: documents.len(), unjudged, evaluation, thresholds })?;
+        super::print_json(&Outcome {
+            judge,
+            labels: name,
+            documents: documents.len(),
+            unjudged,
+            evaluation,
+            thresholds,
+        })?;
         return Ok(Exit::Done);
     }
     let identity = judge.identity();
-    super::print(&format!("{} ({}, revision {}) on {} documents of `{name}`", identity.model, identity.kind, identity.revision, documents.len()))?;
+    super::print(&format!(
+        "{} ({}, revision {}) on {} documents of `{name}`",
+        identity.model,
+        identity.kind,
+        identity.revision,
+        documents.len()
+    ))?;
     super::print(&if unjudged > 0 { format!(", {unjudged} not judgeable\n\n") } else { "\n\n".to_owned() })?;
     super::print(&evaluation.table())?;
     if let Some(thresholds) = thresholds {

@@ -38,13 +38,16 @@ pub fn from_spec(spec: &str) -> anyhow::Result<Box<dyn Judge>> {
         None if spec == "cue" => Ok(Box::new(CueJudge::new(&read_lexicon(None)?))),
         Some(("cue", lexicon)) => Ok(Box::new(CueJudge::new(&read_lexicon(Some(lexicon))?))),
         Some(("lm", model)) if !model.is_empty() => Ok(Box::new(LmJudge::load(&LmJudgeSpec::new(model))?)),
-        _ => Err(Failure::new(Exit::Usage, format!("`{spec}` is not a judge")).hint("expected `cue`, `cue:LEXICON` or `lm:MODEL`, a folder or `.gguf` file").into()),
+        _ => Err(Failure::new(Exit::Usage, format!("`{spec}` is not a judge"))
+            .hint("expected `cue`, `cue:LEXICON` or `lm:MODEL`, a folder or `.gguf` file")
+            .into()),
     }
 }
 
 fn read_lexicon(path: Option<&str>) -> anyhow::Result<Lexicon> {
     let Some(path) = path else { return Ok(Lexicon::embedded()) };
-    let text = std::fs::read_to_string(path).with_context(|| Failure::new(Exit::Usage, format!("cannot read lexicon `{path}`")))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| Failure::new(Exit::Usage, format!("cannot read lexicon `{path}`")))?;
     Lexicon::parse(&text).with_context(|| Failure::new(Exit::Usage, format!("`{path}` is not a lexicon")))
 }
 

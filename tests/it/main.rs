@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cue;
+mod curate_hub;
 mod decontamination;
 mod disk;
 mod hub;
@@ -15,6 +16,7 @@ mod math_docs;
 mod near_duplicates;
 mod program;
 mod recipe;
+mod repository;
 mod run;
 mod sample;
 mod shard;

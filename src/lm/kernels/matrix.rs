@@ -1,6 +1,6 @@
 //! Matrix products with packed weights, with what comes before (RMSNorm) and after (bias, residual, SwiGLU) fused in.
 
-use super::tile::{COLUMNS, Element, ROWS, multiply};
+use super::tile::{COLUMNS, Element, ROWS, Start, multiply};
 use super::vector;
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -128,27 +128,40 @@ impl<E: Element> PackedMatrix<E> {
         }
 
         let outputs = if self.interleaved { COLUMNS / 2 } else { COLUMNS };
+        let mut sums = [0.0; ROWS * COLUMNS];
         for (index, panel) in self.panels.chunks_exact(stride * COLUMNS).enumerate() {
-            let bias = self.bias.as_ref().map(|bias| &bias[index * COLUMNS..][..COLUMNS]);
-            let start = index * outputs;
-            let end = (start + outputs).min(self.width);
-            for first in (0..rows).step_by(ROWS) {
-                let count = ROWS.min(rows - first);
-                let mut sums = [[0.0; COLUMNS]; ROWS];
-                multiply(&a[first * stride..], stride, count, panel, groups, &mut sums);
-                for (row, sums) in (first..).zip(&mut sums[..count]) {
-                    if let Some(bias) = bias {
-                        sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+            let first = index * outputs;
+            let whole = !self.interleaved && first + COLUMNS <= self.width;
+            let bias = self.bias.as_ref().map(|bias| Start { from: &bias[index * COLUMNS..][..COLUMNS], stride: 0 });
+            for row in (0..rows).step_by(ROWS) {
+                let count = ROWS.min(rows - row);
+                let (a, at) = (&a[row * stride..], row * self.width + first);
+                match (whole, bias, added) {
+                    // The sums start from what is added and go where they belong.
+                    (true, None, Some(added)) => {
+                        let start = Start { from: &added[at..], stride: self.width };
+                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width);
                     }
-                    let at = row * self.width + start..row * self.width + end;
-                    let out = &mut out[at.clone()];
-                    match added {
-                        Some(added) => vector::sum(out, sums, &added[at]),
-                        None if self.interleaved => {
-                            let (gate, up) = sums.split_at(outputs);
-                            vector::swiglu(out, gate, up);
+                    (true, bias, None) => {
+                        let start = bias.unwrap_or(Start::ZERO);
+                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width);
+                    }
+                    // Everything else goes through a tile's worth of memory.
+                    _ => {
+                        multiply(a, stride, count, panel, groups, bias.unwrap_or(Start::ZERO), &mut sums, COLUMNS);
+                        let width = outputs.min(self.width - first);
+                        for (row, sums) in sums.chunks_exact(COLUMNS).take(count).enumerate() {
+                            let at = at + row * self.width;
+                            let out = &mut out[at..at + width];
+                            match added {
+                                Some(added) => vector::sum(out, sums, &added[at..]),
+                                None if self.interleaved => {
+                                    let (gate, up) = sums.split_at(outputs);
+                                    vector::swiglu(out, gate, up);
+                                }
+                                None => out.copy_from_slice(&sums[..width]),
+                            }
                         }
-                        None => out.copy_from_slice(&sums[..end - start]),
                     }
                 }
             }
