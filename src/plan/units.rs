@@ -76,12 +76,7 @@ mod tests {
     type Cut = (usize, Range<usize>, u64, Option<u64>, Option<u64>);
 
     #[track_caller]
-    fn check(
-        shards: &[Option<&[u64]>],
-        rows_per_unit: u64,
-        limit: Option<u64>,
-        expect: &[Cut],
-    ) {
+    fn check(shards: &[Option<&[u64]>], rows_per_unit: u64, limit: Option<u64>, expect: &[Cut]) {
         let shards: Vec<Shard> = shards
             .iter()
             .enumerate()
