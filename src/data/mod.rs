@@ -9,6 +9,7 @@ pub mod near_duplicates;
 mod parquet_footer;
 pub mod parquet_sink;
 mod parquet_source;
+pub mod parquet_table;
 mod positioned_file;
 pub mod sample;
 pub mod schema;

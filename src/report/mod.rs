@@ -1,0 +1,10 @@
+//! A run, told to people: one page, its pictures, and the same numbers for programs.
+//!
+//! [`summary`] folds manifests, [`findings`] reads what lies beside them, [`charts`] draws, [`page`] puts it together.
+
+pub mod charts;
+pub mod findings;
+pub mod page;
+pub mod samples;
+pub mod source;
+pub mod summary;
