@@ -4,7 +4,6 @@
 //! [`TextTokenizer`] and [`ChatTemplate`] make the tokens. Invariants: nothing here knows a stage, a judge or a run
 //! folder, and a sequence's result does not depend on what else is packed with it.
 
-mod attention;
 mod chat;
 mod checkpoint;
 mod config;
@@ -12,8 +11,9 @@ mod decoder;
 mod folder;
 mod gguf;
 mod gguf_tokenizer;
+mod kernels;
 mod linear;
-pub mod ops;
+mod ops;
 mod packed;
 mod tokenizer;
 
@@ -21,5 +21,6 @@ pub use chat::{ChatTemplate, Message};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::Decoder;
+pub use linear::Precision;
 pub use packed::Packed;
 pub use tokenizer::TextTokenizer;

@@ -90,9 +90,10 @@ impl<'a> Runner<'a> {
         let mut pass = stages.iter().map(|stage| self.pass_stage(stage, units)).collect::<anyhow::Result<Vec<_>>>()?;
         let needed: Vec<usize> =
             (0..units.len()).filter(|&unit| pass.iter().any(|stage| stage.missing[unit])).collect();
-        for stage in pass.iter().filter(|stage| stage.missing.contains(&true)) {
-            self.start(stage, units);
-        }
+        // One stage speaks for the pass: the first that has work, as it is the slowest.
+        let mut working: Vec<&mut PassStage> = pass.iter_mut().filter(|stage| stage.missing.contains(&true)).collect();
+        working.iter_mut().skip(1).for_each(|stage| stage.tracker.hush());
+        working.iter().rev().for_each(|stage| self.start(stage, units));
         let finished = self.over_shards(input, &needed, |unit, reader| {
             for stage in &mut pass {
                 if stage.missing[unit] && !self.run_unit(stage, &units[unit], reader)? {

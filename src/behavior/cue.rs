@@ -5,7 +5,8 @@
 //! misleads it. It is the floor that a language model has to beat, and what the quickstart can run anywhere.
 //!
 //! A sentence is an instance of a behavior when the weights of the different cues in it reach 1; instances in adjacent
-//! sentences are one. The score is a logistic curve over the document's sum of weights.
+//! sentences are one, and a document whose weak cues reach 1 only together has one. The score is a logistic curve over
+//! the document's sum of weights.
 
 mod lexicon;
 mod phrase;
@@ -75,7 +76,7 @@ impl CueJudge {
         let tallies = self.read(text, |_, _| {}).tallies;
         let marks = Behavior::ALL.map(|behavior| {
             let tally = &tallies[behavior.index()];
-            Mark { score: self.lexicon.squash(behavior).score(tally.sum), count: tally.instances }
+            Mark { score: self.lexicon.squash(behavior).score(tally.sum), count: tally.count() }
         });
         Ok(Labels { marks, chars_read: text.chars().count() as u64, tokens_read: 0, windows: 1 })
     }
@@ -107,25 +108,29 @@ impl CueJudge {
         findings.clear();
         let mut attempts = 0;
         let mut guards: Vec<(Behavior, Range<usize>)> = Vec::new();
-        for at in 0..tokens.len() {
-            for (index, entry) in self.lexicon.starting_with(tokens[at].word) {
-                attempts += 1;
-                let Some(length) = entry.phrase.length_at(tokens, at) else { continue };
-                match entry.role {
-                    Role::Guard => guards.push((entry.behavior, at..at + length)),
-                    Role::Cue { weight } => findings.push(Finding {
-                        entry: index,
-                        behavior: entry.behavior,
-                        weight,
-                        tokens: at..at + length,
-                    }),
+        for (at, token) in tokens.iter().enumerate() {
+            for candidate in self.lexicon.candidates(token.word) {
+                let entry = self.lexicon.entry(candidate.entry);
+                for start in at.saturating_sub(candidate.latest)..(at + 1).saturating_sub(candidate.earliest) {
+                    attempts += 1;
+                    let Some((shortest, longest)) = entry.phrase.lengths_at(tokens, start) else { continue };
+                    let behavior = entry.behavior;
+                    match entry.role {
+                        Role::Guard => guards.push((behavior, start..start + longest)),
+                        Role::Cue { weight } => {
+                            let tokens = start..start + shortest;
+                            findings.push(Finding { entry: candidate.entry, behavior, weight, tokens });
+                        }
+                    }
                 }
             }
         }
         let overlap = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
         findings.retain(|cue| !guards.iter().any(|(of, span)| *of == cue.behavior && overlap(span, &cue.tokens)));
         // Of cues that overlap, the heaviest counts: "wait, no" is one hesitation, not two.
-        findings.sort_by(|a, b| b.weight.total_cmp(&a.weight).then(a.tokens.start.cmp(&b.tokens.start)));
+        findings.sort_by(|a, b| {
+            b.weight.total_cmp(&a.weight).then(a.tokens.start.cmp(&b.tokens.start)).then(a.entry.cmp(&b.entry))
+        });
         let mut kept: Vec<Finding> = Vec::new();
         for cue in findings.drain(..) {
             let taken = |other: &Finding| {
@@ -193,9 +198,23 @@ impl Tally {
     }
 
     fn end_sentence(&mut self) {
-        let instance = self.sentence >= 1.0;
+        let instance = reaches_one(self.sentence);
         self.instances += u32::from(instance && !self.running);
         self.running = instance;
         self.sum += self.sentence;
     }
+
+    /// Weak cues of different sentences can make one instance together. So a document has a count exactly when its
+    /// weights add up to 1, and a count goes with a higher score than none.
+    fn count(&self) -> u32 {
+        self.instances.max(u32::from(reaches_one(self.sum)))
+    }
 }
+
+/// Weights have one decimal, which is inexact in binary.
+fn reaches_one(weights: f32) -> bool {
+    weights >= 0.999
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use super::Behavior;
 use super::judge::{Judge, JudgeIdentity, Labels, Mark, Unjudgeable};
 use super::windows::{Window, Windows};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Decoder, Message, Packed, TextTokenizer};
+use crate::lm::{Checkpoint, Decoder, Message, Packed, Precision, TextTokenizer};
 use candle_core::{Device, Tensor};
 use std::path::PathBuf;
 
@@ -30,6 +30,8 @@ pub struct LmJudgeSpec {
     /// A window whose score reaches its behavior's threshold counts as one instance.
     pub thresholds: [f32; 4],
     pub device: Device,
+    /// The numbers that the model multiplies; f32 is exact, bf16 twice as fast where the processor has it.
+    pub precision: Precision,
 }
 
 impl LmJudgeSpec {
@@ -50,6 +52,7 @@ impl LmJudgeSpec {
             batch_tokens: 4096,
             thresholds: [0.5; 4],
             device: Device::Cpu,
+            precision: Precision::F32,
         }
     }
 }
@@ -104,7 +107,7 @@ impl LmJudge {
             revision: checkpoint.revision()?,
             prompt_hash: prompt_hash(&prompt, spec),
         };
-        let decoder = Decoder::load(&checkpoint, &spec.device)?;
+        let decoder = Decoder::load(&checkpoint, &spec.device, spec.precision)?;
         Ok(Self {
             identity,
             tokenizer,
@@ -335,7 +338,7 @@ fn single_tokens(tokenizer: &TextTokenizer, words: &[&str]) -> anyhow::Result<Ve
 }
 
 /// A hash of everything besides the model's files that shapes an answer: the tokens around a document, the answers that
-/// are read, windows and thresholds. 16 hexadecimal characters.
+/// are read, windows, thresholds and precision. 16 hexadecimal characters.
 fn prompt_hash(prompt: &Prompt, spec: &LmJudgeSpec) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut numbers = |numbers: &[u32]| {
@@ -347,7 +350,7 @@ fn prompt_hash(prompt: &Prompt, spec: &LmJudgeSpec) -> String {
     numbers(&prompt.before);
     prompt.after.iter().for_each(|after| numbers(after));
     numbers(&prompt.answers);
-    numbers(&[prompt.yes_count as u32, spec.window_tokens as u32, spec.max_windows as u32]);
+    numbers(&[spec.precision as u32, prompt.yes_count as u32, spec.window_tokens as u32, spec.max_windows as u32]);
     numbers(&spec.thresholds.map(f32::to_bits));
     hasher.finalize().to_hex()[..16].to_owned()
 }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod cue;
+pub mod evaluation;
 pub mod judge;
 pub mod lm_judge;
 pub mod windows;

@@ -439,3 +439,36 @@ fn percent_decoded(text: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_an_address_are_encoded_below_the_endpoints_own_path() {
+        let check = |endpoint: &str, parts: &[&str], expect: &str| {
+            let hub = Hub::new(HubConfig::new(endpoint, "/c").unwrap(), Arc::new(|_| {}));
+            assert_eq!(hub.endpoint_url(parts.iter().copied()).unwrap().as_str(), expect);
+        };
+        check("https://hub.x", &["api", "refs/pr/1"], "https://hub.x/api/refs%2Fpr%2F1");
+        check("https://mirror.x/hf/", &["a b", "50%.txt", "é"], "https://mirror.x/hf/a%20b/50%25.txt/%C3%A9");
+    }
+
+    #[test]
+    fn percent_signs_stand_for_bytes() {
+        let check = |text: &str, expect: Option<&str>| assert_eq!(percent_decoded(text).as_deref(), expect, "{text}");
+        check("a%20b.parquet", Some("a b.parquet"));
+        check("%C3%A9", Some("é"));
+        check("100%", Some("100%"));
+        check("%zz%2", Some("%zz%2"));
+        check("%FF", None);
+    }
+
+    #[test]
+    fn labels_show_no_signature() {
+        let url = "https://cdn.x/a.parquet?X-Signature=s3cret".to_owned();
+        let (path, etag) = ("a.parquet".to_owned(), String::new());
+        let file = RemoteFile { url, path, size: 1, etag, sha256: None, commit: None, repo: None };
+        assert_eq!(file.label(), "https://cdn.x/a.parquet");
+    }
+}

@@ -25,7 +25,7 @@ const MAX_BATCH_BYTES: usize = 64 << 20;
 /// Text compresses 2 to 20 times; more than this is a bomb.
 const MAX_EXPANSION: u64 = 1000;
 /// What may expand without limit: a small file of one repeated line is no danger.
-const FREE_EXPANSION_BYTES: u64 = 256 << 20;
+const FREE_EXPANSION_BYTES: u64 = 64 << 20;
 /// The window that zstd's own tools accept without being told to: 128 MiB.
 const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 const LOOK_AHEAD_ROWS: usize = 100;
@@ -76,8 +76,8 @@ impl JsonlShard {
         let mut lines = Lines::open(&self.path, self.compression)?;
         let mut keys = Vec::new();
         for _ in 0..LOOK_AHEAD_ROWS {
-            // What is wrong with a line, or the stream, is told when it is read.
-            let Ok(Some((_, line))) = lines.next_row() else { break };
+            let Some((_, line)) = lines.next_row()? else { break };
+            // What is wrong with a line is told when it is read.
             let Ok(line) = std::str::from_utf8(line) else { continue };
             let _ = each_member(line, |key, _| {
                 if !keys.iter().any(|known| known == key) {
@@ -119,7 +119,7 @@ impl JsonlShard {
             date: only(&self.columns.date, wanted.date),
             metadata: only(&self.columns.metadata, wanted.metadata),
         };
-        let rows = rows.map(|rows| rows.to_vec().into_iter().peekable());
+        let rows = rows.map(|rows| Vec::from(rows).into_iter().peekable());
         Ok(Box::new(JsonlBatches { lines: Some(lines), keys, rows, batch_rows }))
     }
 }
@@ -229,48 +229,64 @@ struct Fields {
 impl Fields {
     /// The wanted fields of one line, or why there are none.
     fn of(line: &str, keys: &Keys) -> Result<Self, String> {
-        let mut fields = Self::default();
-        let mut text = "";
+        let (mut url, mut text, mut date, mut metadata) = ("null", None, "null", "null");
         let is = |wanted: &Option<String>, key: &str| wanted.as_deref() == Some(key);
         each_member(line, |key, value| {
             // Of equal keys the last counts, as for most readers. One member may serve two columns.
             if is(&keys.text, key) {
-                text = value;
+                text = Some(value);
             }
             if is(&keys.url, key) {
-                fields.url = as_text(value);
+                url = value;
             }
             if is(&keys.date, key) {
-                fields.date = as_text(value);
+                date = value;
             }
             if is(&keys.metadata, key) {
-                fields.metadata = as_text(value);
+                metadata = value;
             }
         })?;
-        if keys.text.is_some() {
-            fields.text = Some(match text.as_bytes().first() {
-                None => return Err("text is missing".to_owned()),
-                Some(b'"') => {
-                    serde_json::from_str(text).map_err(|error| format!("text is no valid string: {error}"))?
-                }
-                Some(b'n') => return Err("text is null".to_owned()),
-                Some(b'{') => return Err("text is an object, expected a string".to_owned()),
-                Some(b'[') => return Err("text is an array, expected a string".to_owned()),
-                Some(b't' | b'f') => return Err("text is a boolean, expected a string".to_owned()),
-                Some(_) => return Err("text is a number, expected a string".to_owned()),
-            });
-        }
-        Ok(fields)
+        let text = match &keys.text {
+            Some(_) => Some(document_text(text.ok_or("text is missing")?)?),
+            None => None,
+        };
+        Ok(Self {
+            url: as_text("url", url)?,
+            text,
+            date: as_text("date", date)?,
+            metadata: as_text("metadata", metadata)?,
+        })
     }
 }
 
+fn document_text(value: &str) -> Result<String, String> {
+    let found = match value.as_bytes().first() {
+        Some(b'"') => return string(value).map_err(|reason| format!("text is no valid string: {reason}")),
+        Some(b'n') => return Err("text is null".to_owned()),
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        _ => "a number",
+    };
+    Err(format!("text is {found}, expected a string"))
+}
+
 /// A string's content, nothing for null, and the JSON as it stands for anything else: metadata is often an object.
-fn as_text(value: &str) -> Option<String> {
-    match value.as_bytes().first()? {
-        b'"' => serde_json::from_str(value).ok(),
-        b'n' => None,
-        _ => Some(value.to_owned()),
+fn as_text(column: &str, value: &str) -> Result<Option<String>, String> {
+    match value.as_bytes().first() {
+        Some(b'"') => string(value).map(Some).map_err(|reason| format!("`{column}` is no valid string: {reason}")),
+        Some(b'n') => Ok(None),
+        _ => Ok(Some(value.to_owned())),
     }
+}
+
+fn string(value: &str) -> Result<String, String> {
+    serde_json::from_str(value).map_err(|error| without_position(&error))
+}
+
+fn without_position(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    message.split(" at line ").next().unwrap_or_default().to_owned()
 }
 
 /// Calls `visit` with each member of the object that `line` is: its key, and its value as it is written.
@@ -278,7 +294,8 @@ fn each_member<'a>(line: &'a str, mut visit: impl FnMut(&str, &'a str)) -> Resul
     let mut rest = Cursor { line, at: 0 };
     if rest.peek() != Some(b'{') {
         // Say whether it is JSON at all.
-        serde_json::from_str::<IgnoredAny>(line).map_err(|error| not_json(&error))?;
+        serde_json::from_str::<IgnoredAny>(line)
+            .map_err(|error| format!("line is not JSON: {} at column {}", without_position(&error), error.column()))?;
         return Err("line is not a JSON object".to_owned());
     }
     rest.at += 1;
@@ -299,11 +316,6 @@ fn each_member<'a>(line: &'a str, mut visit: impl FnMut(&str, &'a str)) -> Resul
             }
         }
     }
-}
-
-fn not_json(error: &serde_json::Error) -> String {
-    // Positions are of a line: its number is always 1.
-    format!("line is not JSON: {error}").replace(" at line 1 column ", " at column ")
 }
 
 struct Cursor<'a> {
@@ -346,9 +358,7 @@ impl<'a> Cursor<'a> {
             Some(Ok(value)) => value,
             Some(Err(error)) => {
                 let column = self.at + error.column();
-                let message = error.to_string();
-                let message = message.split(" at line ").next().unwrap_or_default();
-                return Err(format!("line is not JSON: {message} at column {column}"));
+                return Err(format!("line is not JSON: {} at column {column}", without_position(&error)));
             }
             None => return Err("line is not JSON: it ends early".to_owned()),
         };
@@ -462,5 +472,61 @@ impl<R: Read> Read for Bounded<R> {
             return Err(io::Error::other("it expands more than 1000 times, as a decompression bomb does,"));
         }
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_become_fields_or_reasons() {
+        let keys = Keys {
+            url: Some("url".to_owned()),
+            text: Some("text".to_owned()),
+            date: Some("date".to_owned()),
+            metadata: Some("metadata".to_owned()),
+        };
+        let check = |line: &str, expect: Result<[Option<&str>; 4], &str>| {
+            let [url, text, date, metadata] = expect.unwrap_or_default().map(|field| field.map(str::to_owned));
+            let expect = expect.map(|_| Fields { url, text, date, metadata }).map_err(str::to_owned);
+            assert_eq!(Fields::of(line, &keys), expect, "{line}");
+        };
+        check(r#"{"text":"a"}"#, Ok([None, Some("a"), None, None]));
+        check(" { \"text\" : \"a\\u00e9\\n\" , \"url\":\"u\"}\r", Ok([Some("u"), Some("aé\n"), None, None]));
+        check(r#"{"text":"","date":null,"other":[1,{"text":2}]}"#, Ok([None, Some(""), None, None]));
+        // What is no string stands as it was written: big numbers, spaces, order of keys.
+        check(
+            r#"{"metadata":{"b": 12345678901234567890123, "a":1.0},"text":"a","date":20230322,"url":true}"#,
+            Ok([Some("true"), Some("a"), Some("20230322"), Some(r#"{"b": 12345678901234567890123, "a":1.0}"#)]),
+        );
+        check(r#"{"text":"a","text":"b"}"#, Ok([None, Some("b"), None, None]));
+        check(r#"{"te\u0078t":"a"}"#, Ok([None, Some("a"), None, None]));
+        check(r#"{}"#, Err("text is missing"));
+        check(r#"{"Text":"a"}"#, Err("text is missing"));
+        check(r#"{"text":null}"#, Err("text is null"));
+        check(r#"{"text":1}"#, Err("text is a number, expected a string"));
+        check(r#"{"text":-1.5e3}"#, Err("text is a number, expected a string"));
+        check(r#"{"text":false}"#, Err("text is a boolean, expected a string"));
+        check(r#"{"text":["a"]}"#, Err("text is an array, expected a string"));
+        check(r#"{"text":{"a":1}}"#, Err("text is an object, expected a string"));
+        check(r#"{"text":"\ud800"}"#, Err("text is no valid string: unexpected end of hex escape"));
+        check(r#"["a"]"#, Err("line is not a JSON object"));
+        check(r#""a""#, Err("line is not a JSON object"));
+        check("7", Err("line is not a JSON object"));
+        check("hello", Err("line is not JSON: expected value at column 1"));
+        check(r#"{"text":"a""#, Err("line is not JSON: expected `}` at column 12"));
+        check(r#"{"text":"a"#, Err("line is not JSON: EOF while parsing a string at column 10"));
+        check(r#"{"text":"a"} x"#, Err("line is not JSON: trailing characters at column 14"));
+        check(r#"{"text" "a"}"#, Err("line is not JSON: expected `:` at column 9"));
+        check(r#"{"text":"a",}"#, Err("line is not JSON: expected value at column 13"));
+        check(r#"{text:"a"}"#, Err("line is not JSON: expected ident at column 3"));
+    }
+
+    #[test]
+    fn nesting_cannot_exhaust_the_stack() {
+        let keys = Keys { url: None, text: Some("text".to_owned()), date: None, metadata: None };
+        let line = format!(r#"{{"a":{},"text":"b"}}"#, "[".repeat(1_000_000));
+        assert!(Fields::of(&line, &keys).is_err());
     }
 }

@@ -6,6 +6,7 @@ pub mod hub;
 mod jsonl_source;
 pub mod minhash;
 pub mod near_duplicates;
+mod parquet_claims;
 mod parquet_footer;
 pub mod parquet_sink;
 mod parquet_source;

@@ -1,22 +1,23 @@
 //! Parquet footers: fetched from the end of a file, checked, and described.
-//!
-//! The footer is the one part of a file that a reader must believe before it has read anything. The `parquet` crate reserves memory for what
-//! a footer claims and recurses as deep as its schema nests, so a hostile one ends the process, which nobody can catch. Therefore [`check_schema`] walks
-//! the Thrift bytes first, and [`check_extents`] compares the decoded claims with the file's size.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use anyhow::Result;
 use parquet::arrow::parquet_to_arrow_schema;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader};
+use parquet::file::metadata::{
+    ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy,
+};
+use parquet::schema::types::SchemaDescriptor;
 
+use super::parquet_claims;
 use super::positioned_file::PositionedFile;
 use super::shard::{Column, Footer, RowGroup, damaged};
+use super::shield::shielded;
 
 /// Footers of 100,000 column chunks fit in 64 KiB to a few MiB; the first fetch gets most of them whole.
 const FIRST_FETCH_BYTES: u64 = 64 << 10;
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
-const MAX_SCHEMA_DEPTH: usize = 64;
 const MAGIC: &[u8; 4] = b"PAR1";
 
 /// The checked footer of a local file.
@@ -71,10 +72,18 @@ pub(super) fn fetch_footer(
         .ok_or_else(|| damaged(name, "its footer cannot be read"))
 }
 
-/// Decodes a footer that [`fetch_footer`] got, after checking what decoding relies on.
-pub(super) fn decode(name: &str, bytes: &[u8], options: Option<&ParquetMetaDataOptions>) -> Result<ParquetMetaData> {
-    check_schema(bytes).ok_or_else(|| damaged(name, "its footer is damaged"))?;
-    super::parquet_source::shielded(name, || ParquetMetaDataReader::decode_metadata_with_options(bytes, options))
+/// Decodes a footer that [`fetch_footer`] got, after checking what decoding relies on; with `schema` in place of its own.
+pub(super) fn decode(name: &str, bytes: &[u8], schema: Option<Arc<SchemaDescriptor>>) -> Result<ParquetMetaData> {
+    parquet_claims::check_schema(bytes).ok_or_else(|| damaged(name, "its footer is damaged"))?;
+    // Statistics are not needed here, and some writers garble them.
+    let mut options = ParquetMetaDataOptions::new()
+        .with_column_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_encoding_stats_policy(ParquetStatisticsPolicy::SkipAll)
+        .with_size_stats_policy(ParquetStatisticsPolicy::SkipAll);
+    if let Some(schema) = schema {
+        options.set_schema(schema);
+    }
+    shielded(name, || ParquetMetaDataReader::decode_metadata_with_options(bytes, Some(&options)))
 }
 
 /// What the footer says, in our words.
@@ -122,7 +131,7 @@ pub(super) fn check_extents(metadata: &ParquetMetaData, size: u64) -> Result<(),
         rows =
             rows.checked_add(group.num_rows()).filter(|_| group.num_rows() >= 0).ok_or("its row counts are damaged")?;
         for chunk in group.columns() {
-            let start = chunk.dictionary_page_offset().filter(|offset| *offset > 0).unwrap_or(chunk.data_page_offset());
+            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
             let end = start.checked_add(chunk.compressed_size());
             let within = start >= 0
                 && chunk.data_page_offset() >= 0
@@ -142,179 +151,4 @@ pub(super) fn check_extents(metadata: &ParquetMetaData, size: u64) -> Result<(),
         return Err(format!("its footer claims {claimed} rows and its row groups {rows}"));
     }
     Ok(())
-}
-
-/// Checks the footer's schema: a well-formed tree of sane depth. `None` when it is not.
-fn check_schema(footer: &[u8]) -> Option<()> {
-    let mut thrift = Thrift { bytes: footer };
-    let mut field = 0;
-    while let Some(kind) = thrift.field(&mut field)? {
-        // FileMetaData's field 2 is the schema: elements in depth-first order, each with its number of children.
-        if field != 2 || kind != LIST {
-            thrift.skip(kind, 0)?;
-            continue;
-        }
-        let (element, count) = thrift.list()?;
-        if element != STRUCT {
-            return None;
-        }
-        // How many children each open ancestor still expects; the root is expected by nobody.
-        let mut expected = vec![1];
-        for _ in 0..count {
-            while *expected.last()? == 0 {
-                expected.pop();
-            }
-            *expected.last_mut()? -= 1;
-            let children = thrift.schema_element()?;
-            if children > count {
-                return None;
-            }
-            if children > 0 {
-                expected.push(children);
-            }
-            if expected.len() > MAX_SCHEMA_DEPTH {
-                return None;
-            }
-        }
-        if expected.iter().any(|left| *left > 0) {
-            return None;
-        }
-    }
-    Some(())
-}
-
-/// Whether an offset index may be decoded: the number of pages that it claims fits in its bytes.
-pub(super) fn check_offset_index(index: &[u8]) -> Option<()> {
-    let mut thrift = Thrift { bytes: index };
-    let mut field = 0;
-    while let Some(kind) = thrift.field(&mut field)? {
-        thrift.skip(kind, 0)?;
-    }
-    Some(())
-}
-
-const I32: u8 = 5;
-const LIST: u8 = 9;
-const STRUCT: u8 = 12;
-const MAX_THRIFT_DEPTH: usize = 32;
-
-/// Thrift's compact protocol, as much of it as walking needs. Every method is `None` on malformed input.
-struct Thrift<'a> {
-    bytes: &'a [u8],
-}
-
-impl Thrift<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.bytes.split_first()?;
-        self.bytes = rest;
-        Some(*first)
-    }
-
-    fn advance(&mut self, length: u64) -> Option<()> {
-        self.bytes = self.bytes.get(usize::try_from(length).ok()?..)?;
-        Some(())
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..70).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f).checked_shl(shift)?;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn zigzag(&mut self) -> Option<i64> {
-        let value = self.varint()?;
-        Some((value >> 1) as i64 ^ -((value & 1) as i64))
-    }
-
-    /// The next field's type, its id left in `id`; `Some(None)` at the end of the struct.
-    fn field(&mut self, id: &mut i64) -> Option<Option<u8>> {
-        let header = self.byte()?;
-        if header == 0 {
-            return Some(None);
-        }
-        *id = match header >> 4 {
-            0 => self.zigzag()?,
-            delta => id.checked_add(i64::from(delta))?,
-        };
-        Some(Some(header & 0x0f))
-    }
-
-    /// A list's element type and length. Every element takes a byte at least.
-    fn list(&mut self) -> Option<(u8, u64)> {
-        let header = self.byte()?;
-        let count = match header >> 4 {
-            15 => self.varint()?,
-            short => u64::from(short),
-        };
-        (count <= self.bytes.len() as u64).then_some((header & 0x0f, count))
-    }
-
-    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
-        if depth > MAX_THRIFT_DEPTH {
-            return None;
-        }
-        match kind {
-            // A field's boolean is in its header.
-            1 | 2 => Some(()),
-            3 => self.advance(1),
-            4..=6 => self.varint().map(|_| ()),
-            7 => self.advance(8),
-            8 => {
-                let length = self.varint()?;
-                self.advance(length)
-            }
-            LIST | 10 => {
-                let (element, count) = self.list()?;
-                for _ in 0..count {
-                    self.skip_element(element, depth)?;
-                }
-                Some(())
-            }
-            11 => {
-                let count = self.varint()?;
-                if count == 0 {
-                    return Some(());
-                }
-                let kinds = self.byte()?;
-                for _ in 0..count {
-                    self.skip_element(kinds >> 4, depth)?;
-                    self.skip_element(kinds & 0x0f, depth)?;
-                }
-                Some(())
-            }
-            STRUCT => {
-                let mut id = 0;
-                while let Some(kind) = self.field(&mut id)? {
-                    self.skip(kind, depth + 1)?;
-                }
-                Some(())
-            }
-            _ => None,
-        }
-    }
-
-    /// Inside a collection, a boolean takes a byte.
-    fn skip_element(&mut self, kind: u8, depth: usize) -> Option<()> {
-        if matches!(kind, 1 | 2) { self.advance(1) } else { self.skip(kind, depth + 1) }
-    }
-
-    /// Passes a SchemaElement and returns its number of children (field 5).
-    fn schema_element(&mut self) -> Option<u64> {
-        let mut children = 0;
-        let mut id = 0;
-        while let Some(kind) = self.field(&mut id)? {
-            if id == 5 && kind == I32 {
-                children = u64::try_from(self.zigzag()?).ok()?;
-            } else {
-                self.skip(kind, 0)?;
-            }
-        }
-        Some(children)
-    }
 }

@@ -3,9 +3,7 @@
 //! Text columns are read as raw bytes and checked here, whatever the file annotates them as: so an invalid row is a defect of that row and not
 //! of the file, and text that a writer left unannotated is checked too. Nothing is copied: the arrays view the decompressed pages.
 
-use std::any::Any;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,16 +18,16 @@ use parquet::arrow::arrow_reader::{
 use parquet::arrow::{ProjectionMask, parquet_to_arrow_schema};
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{
-    ColumnChunkMask, PageIndexPolicy, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader,
-};
+use parquet::file::metadata::{ColumnChunkMask, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::ChunkReader;
 use parquet::schema::types::{SchemaDescriptor, Type};
 
 use super::document::{ColumnMap, Defect, DocumentBatch, Wanted};
+use super::parquet_claims;
 use super::parquet_footer;
 use super::positioned_file::PositionedFile;
 use super::shard::{Batches, Footer, cannot_open, damaged, no_column};
+use super::shield::shielded;
 use crate::error::{Exit, Failure};
 
 /// An open Parquet file and where its documents' columns are.
@@ -74,13 +72,14 @@ impl ParquetShard {
 
         // The same footer once more, its text columns declared as plain bytes.
         let schema = Arc::new(shielded(&name, || as_bytes(schema, &roots.all()))?);
-        let options = ParquetMetaDataOptions::new().with_schema(Arc::clone(&schema));
-        let metadata = parquet_footer::decode(&name, &footer, Some(&options))?;
+        let metadata = parquet_footer::decode(&name, &footer, Some(Arc::clone(&schema)))?;
         let metadata = shielded(&name, || {
             let arrow = parquet_to_arrow_schema(&schema, None)?;
             let options = ArrowReaderOptions::new().with_schema(Arc::new(with_views(&arrow, &roots.all())));
             ArrowReaderMetadata::try_new(Arc::new(metadata), options)
         })?;
+        let chunks = metadata.metadata().row_groups().iter().flat_map(|group| group.columns());
+        let file = file.with_chunks_at(chunks.map(|chunk| chunk.byte_range().0).collect());
         Ok(Self { name, file, metadata, roots })
     }
 
@@ -140,7 +139,7 @@ impl ParquetShard {
                 };
                 let (Ok(offset), Ok(length)) = (u64::try_from(offset), usize::try_from(length)) else { return false };
                 let index = self.file.get_bytes(offset, length);
-                index.is_ok_and(|index| parquet_footer::check_offset_index(&index).is_some())
+                index.is_ok_and(|index| parquet_claims::check_offset_index(&index).is_some())
             })
         });
         if !sound {
@@ -451,25 +450,4 @@ fn with_views(schema: &Schema, roots: &[usize]) -> Schema {
         _ => Arc::clone(field),
     };
     Schema::new(schema.fields().iter().enumerate().map(field).collect::<Vec<_>>())
-}
-
-/// Runs the `parquet` crate on bytes that nobody vouches for: what it reports or panics with becomes a failure that names the file.
-pub(super) fn shielded<T>(name: &str, read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(parquet_failure(name, &error)),
-        Err(panic) => Err(damaged(name, panic_message(panic.as_ref()))),
-    }
-}
-
-pub(super) fn parquet_failure(name: &str, error: &ParquetError) -> anyhow::Error {
-    let reason = error.to_string();
-    // The crate begins its messages with their kind, as in `EOF: ` or `Parquet error: `.
-    let reason = reason.split_once(": ").map_or(reason.as_str(), |(_, rest)| rest);
-    damaged(name, reason)
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let message = panic.downcast_ref::<String>().map(String::as_str);
-    message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("its content makes no sense")
 }

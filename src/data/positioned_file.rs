@@ -1,7 +1,8 @@
 //! A local file that many threads read at once.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{Chain, Cursor, Read};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use bytes::Bytes;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::parquet_source::parquet_failure;
+use super::parquet_claims;
+use super::shield::parquet_failure;
 
 /// A file read by position, so that threads that read it do not move each other. Not memory-mapped: a mapped file that
 /// shrinks kills the process, and mapping measured no faster.
@@ -19,7 +21,12 @@ use super::parquet_source::parquet_failure;
 pub(super) struct PositionedFile {
     file: Arc<File>,
     size: u64,
+    /// Where column chunks begin, each with a page header.
+    chunk_starts: Arc<BTreeSet<u64>>,
 }
+
+/// Longer than any page header before its statistics.
+const PAGE_HEADER_BYTES: usize = 8 << 10;
 
 impl PositionedFile {
     pub(super) fn open(path: &Path) -> std::io::Result<Self> {
@@ -28,7 +35,12 @@ impl PositionedFile {
         if metadata.is_dir() {
             return Err(std::io::ErrorKind::IsADirectory.into());
         }
-        Ok(Self { file: Arc::new(file), size: metadata.len() })
+        Ok(Self { file: Arc::new(file), size: metadata.len(), chunk_starts: Arc::default() })
+    }
+
+    /// Has the page headers at `starts` checked when they are read by range.
+    pub(super) fn with_chunks_at(self, starts: BTreeSet<u64>) -> Self {
+        Self { chunk_starts: Arc::new(starts), ..self }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -56,10 +68,15 @@ impl Length for PositionedFile {
 }
 
 impl ChunkReader for PositionedFile {
-    type T = BufReader<PositionedRead>;
+    type T = Chain<Cursor<Vec<u8>>, PositionedRead>;
 
+    /// Only page headers are read this way, from `start` on.
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        Ok(BufReader::new(PositionedRead { file: self.clone(), offset: start }))
+        let mut rest = PositionedRead { file: self.clone(), offset: start };
+        let mut header = Vec::with_capacity(PAGE_HEADER_BYTES);
+        rest.by_ref().take(PAGE_HEADER_BYTES as u64).read_to_end(&mut header)?;
+        check_page(&header, start)?;
+        Ok(Cursor::new(header).chain(rest))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
@@ -72,8 +89,18 @@ impl ChunkReader for PositionedFile {
         if bytes.len() < length {
             return Err(ParquetError::EOF("it ended while it was read".to_owned()));
         }
+        if self.chunk_starts.contains(&start) {
+            check_page(&bytes, start)?;
+        }
         Ok(bytes.into())
     }
+}
+
+fn check_page(header: &[u8], start: u64) -> Result<(), ParquetError> {
+    if parquet_claims::is_absurd_page(header) {
+        return Err(ParquetError::General(format!("the page at byte {start} claims a size that it cannot have")));
+    }
+    Ok(())
 }
 
 #[derive(Debug)]

@@ -1,10 +1,9 @@
 //! The decoder of Llama, Qwen2 and Qwen3: token ids in, hidden states out.
 
-use super::attention::attention;
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
-use super::linear::Linear;
-use super::ops::{self, Heads};
+use super::linear::{Linear, Precision};
+use super::ops::{self, AttentionOptions, Heads};
 use super::packed::Packed;
 use crate::error::{Exit, Failure};
 use candle_core::{Device, Result, Tensor};
@@ -20,6 +19,7 @@ pub struct Decoder {
     /// `(V, H)`; `None` where the embedding serves.
     head: Option<Tensor>,
     rope_frequencies: Vec<f32>,
+    precision: Precision,
 }
 
 struct Layer {
@@ -37,13 +37,23 @@ struct Layer {
 }
 
 impl Decoder {
-    /// Reads every tensor of the model onto `device`.
+    /// Reads every tensor of the model onto `device`, to multiply in `precision`.
     ///
     /// # Errors
-    /// A [`Failure`] naming a tensor that is missing, misshapen or cut off.
-    pub fn load(checkpoint: &Checkpoint, device: &Device) -> anyhow::Result<Self> {
+    /// A [`Failure`] naming a tensor that is missing, misshapen or cut off, or the instructions that are lacking.
+    pub fn load(checkpoint: &Checkpoint, device: &Device, precision: Precision) -> anyhow::Result<Self> {
+        if !device.is_cpu() {
+            return Err(Failure::new(Exit::Usage, "the decoder runs on the CPU only")
+                .hint("use `--device cpu`")
+                .into());
+        }
+        if !precision.usable() {
+            return Err(Failure::new(Exit::Usage, format!("this processor cannot multiply in {precision:?}"))
+                .hint("use f32")
+                .into());
+        }
         let config = checkpoint.config().clone();
-        let reader = Reader { checkpoint, device };
+        let reader = Reader { checkpoint, device, precision };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let layers = (0..config.num_layers).map(|index| reader.layer(&config, index)).collect::<anyhow::Result<_>>()?;
         Ok(Self {
@@ -53,6 +63,7 @@ impl Decoder {
             head: if config.tied_head { None } else { Some(reader.tensor("lm_head.weight", &[vocab, hidden])?) },
             rope_frequencies: config.rope_frequencies(),
             device: device.clone(),
+            precision,
             config,
         })
     }
@@ -75,12 +86,21 @@ impl Decoder {
         let ids = Tensor::from_slice(packed.tokens(), packed.len(), &self.device)?;
         let mut x = self.embedding.index_select(&ids, 0)?;
         let angles = self.angles(packed.positions())?;
+        let eps = self.config.rms_norm_eps;
         for (index, layer) in self.layers.iter().enumerate() {
             // In the last layer every row still gives keys and values, but only the rows asked for go on.
             let queries = (index + 1 == self.layers.len()).then_some(rows);
-            x = layer.forward(&x, packed, queries, &angles, self.heads(), self.config.rms_norm_eps)?;
+            let options = AttentionOptions {
+                packed,
+                heads: self.heads(),
+                angles: &angles,
+                head_norms: layer.head_norms.as_ref().map(|weights| (weights, eps)),
+                window: layer.window,
+                precision: self.precision,
+            };
+            x = layer.forward(&x, queries, &options, eps)?;
         }
-        Ok(ops::rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?)
+        Ok(ops::rms_norm(&x, &self.final_norm, eps)?)
     }
 
     /// Logits of chosen tokens for hidden states of `(R, H)`: `(R, tokens.len())`.
@@ -117,18 +137,12 @@ impl Layer {
     fn forward(
         &self,
         x: &Tensor,
-        packed: &Packed,
         queries: Option<&[usize]>,
-        (cos, sin): &(Tensor, Tensor),
-        heads: Heads,
+        options: &AttentionOptions<'_>,
         eps: f32,
     ) -> Result<Tensor> {
-        let qkv = self.qkv.forward(&ops::rms_norm(x, &self.attention_norm, eps)?)?;
-        if let Some(weights) = &self.head_norms {
-            ops::norm_heads(&qkv, weights, heads, eps)?;
-        }
-        ops::rotate(&qkv, cos, sin, heads)?;
-        let attended = self.output.forward(&attention(&qkv, packed, queries, heads, self.window)?)?;
+        let qkv = self.qkv.after_norm(x, &self.attention_norm, eps)?;
+        let attended = ops::attention(&qkv, queries, options)?;
         let x = match queries {
             Some(rows) => {
                 let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
@@ -136,9 +150,9 @@ impl Layer {
             }
             None => x.clone(),
         };
-        let x = (x + attended)?;
-        let gated = ops::swiglu(&self.gate_up.forward(&ops::rms_norm(&x, &self.mlp_norm, eps)?)?)?;
-        x + self.down.forward(&gated)?
+        let x = self.output.added_to(&attended, &x)?;
+        let gated = self.gate_up.swiglu(&x, &self.mlp_norm, eps)?;
+        self.down.added_to(&gated, &x)
     }
 }
 
@@ -146,6 +160,7 @@ impl Layer {
 struct Reader<'a> {
     checkpoint: &'a Checkpoint,
     device: &'a Device,
+    precision: Precision,
 }
 
 impl Reader<'_> {
@@ -153,8 +168,14 @@ impl Reader<'_> {
         Ok(self.checkpoint.tensor(name, shape)?.to_device(self.device)?)
     }
 
-    /// Several projections of one input, stacked into one: `(module, rows)` each.
-    fn linear(&self, prefix: &str, modules: &[(&str, usize)], columns: usize, bias: bool) -> anyhow::Result<Linear> {
+    /// Several projections of one input, `(module, rows)` each, stacked into one weight and one bias.
+    fn stacked(
+        &self,
+        prefix: &str,
+        modules: &[(&str, usize)],
+        columns: usize,
+        bias: bool,
+    ) -> anyhow::Result<(Tensor, Option<Tensor>)> {
         let read = |kind: &str, shape: &dyn Fn(usize) -> Vec<usize>| -> anyhow::Result<Tensor> {
             let parts = modules
                 .iter()
@@ -163,8 +184,7 @@ impl Reader<'_> {
             Ok(Tensor::cat(&parts, 0)?)
         };
         let weight = read("weight", &|rows| vec![rows, columns])?;
-        let bias = if bias { Some(read("bias", &|rows| vec![rows])?) } else { None };
-        Ok(Linear::new(weight, bias))
+        Ok((weight, if bias { Some(read("bias", &|rows| vec![rows])?) } else { None }))
     }
 
     fn layer(&self, config: &ModelConfig, index: usize) -> anyhow::Result<Layer> {
@@ -178,20 +198,21 @@ impl Reader<'_> {
         } else {
             None
         };
+        let linear = |modules: &[(&str, usize)], columns: usize, bias: bool| -> anyhow::Result<Linear> {
+            let (weight, bias) = self.stacked(&prefix, modules, columns, bias)?;
+            Ok(Linear::new(&weight, bias.as_ref(), self.precision)?)
+        };
         let projections = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+        let gate_up = [("mlp.gate_proj", inner), ("mlp.up_proj", inner)];
+        let (gate_up, gate_up_bias) = self.stacked(&prefix, &gate_up, hidden, config.mlp_bias)?;
         Ok(Layer {
             attention_norm: norm("input_layernorm", hidden)?,
-            qkv: self.linear(&prefix, &projections, hidden, config.qkv_bias)?,
+            qkv: linear(&projections, hidden, config.qkv_bias)?,
             head_norms,
-            output: self.linear(&prefix, &[("self_attn.o_proj", hidden)], q, config.output_bias)?,
+            output: linear(&[("self_attn.o_proj", hidden)], q, config.output_bias)?,
             mlp_norm: norm("post_attention_layernorm", hidden)?,
-            gate_up: self.linear(
-                &prefix,
-                &[("mlp.gate_proj", inner), ("mlp.up_proj", inner)],
-                hidden,
-                config.mlp_bias,
-            )?,
-            down: self.linear(&prefix, &[("mlp.down_proj", hidden)], inner, config.mlp_bias)?,
+            gate_up: Linear::gated(&gate_up, gate_up_bias.as_ref(), self.precision)?,
+            down: linear(&[("mlp.down_proj", hidden)], inner, config.mlp_bias)?,
             window: config.windows.get(index).copied().flatten(),
         })
     }

@@ -53,7 +53,12 @@ impl Packed {
 
     /// The row of a segment's last token; `None` for an empty segment.
     pub fn last_row(&self, segment: usize) -> Option<usize> {
-        self.segments[segment].rows.clone().next_back()
+        self.segment(segment).next_back()
+    }
+
+    /// The rows of one segment.
+    pub fn segment(&self, segment: usize) -> Range<usize> {
+        self.segments[segment].rows.clone()
     }
 
     /// The rows of every segment, in order.

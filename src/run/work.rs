@@ -108,6 +108,7 @@ pub fn check_share(folder: &str, quarantined: u64, rows: u64, allowed: f64) -> a
 pub struct Tracker<'a> {
     reporter: &'a Reporter,
     stage: String,
+    quiet: bool,
     state: Mutex<State>,
 }
 
@@ -135,11 +136,13 @@ impl<'a> Tracker<'a> {
             shown: crate::behavior::Behavior::ALL.map(|behavior| labels.shown(behavior)),
             ..Progress::default()
         };
-        Self {
-            reporter,
-            stage: stage.to_owned(),
-            state: Mutex::new(State { progress, started: Instant::now(), reported: None }),
-        }
+        let state = Mutex::new(State { progress, started: Instant::now(), reported: None });
+        Self { reporter, stage: stage.to_owned(), quiet: false, state }
+    }
+
+    /// Counts without reporting: another stage of the same pass speaks for both.
+    pub fn hush(&mut self) {
+        self.quiet = true;
     }
 
     /// Counts documents: each its labels, or none if it is quarantined.
@@ -177,7 +180,7 @@ impl<'a> Tracker<'a> {
         let mut state = self.lock();
         change(&mut state.progress);
         state.progress.seconds = state.started.elapsed().as_secs_f64();
-        if state.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+        if !self.quiet && state.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
             state.reported = Some(Instant::now());
             let progress = state.progress.clone();
             drop(state);

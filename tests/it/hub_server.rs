@@ -321,9 +321,10 @@ impl State {
         if !is_stored(path) {
             return content(bytes, &format!("\"{}\"", &hash[..40]), seen, fault).with("X-Repo-Commit", COMMIT);
         }
+        let linked = if fault == Some(&Fault::NewEtag) { sha256(b"another version") } else { hash.clone() };
         Answer::new(302)
             .with("X-Repo-Commit", COMMIT)
-            .with("X-Linked-Etag", format!("\"{hash}\""))
+            .with("X-Linked-Etag", format!("\"{linked}\""))
             .with("X-Linked-Size", bytes.len().to_string())
             .with("Location", format!("http://localhost:{storage_port}/blobs/{hash}?X-Signature={SIGNATURE}"))
     }

@@ -1,7 +1,9 @@
 //! Integration tests: one binary, one module per subject.
 
+mod cue;
 mod decontamination;
 mod hub;
+mod hub_faults;
 mod hub_peer;
 mod hub_server;
 mod lm;

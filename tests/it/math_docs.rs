@@ -1,4 +1,5 @@
-//! The mathematical web documents of `../shared/data`, for the tests and benchmarks that need real text.
+//! The mathematical web documents of `../shared/data`, for the tests that need real text.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -36,7 +36,7 @@ fn on_disk(desk: &Desk) -> (usize, usize) {
     let blobs: Vec<PathBuf> = blobs.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     let snapshots = desk.cache().join("datasets--org--maths/snapshots");
     let links = globbed(&snapshots);
-    assert!(links.iter().all(|link| link.exists()), "a link without its blob: {links:?}");
+    assert!(links.iter().all(|link| link.exists() || !link.is_symlink()), "a link without its blob: {links:?}");
     (links.len(), blobs.iter().map(|path| path.metadata().map_or(0, |meta| meta.len() as usize)).sum())
 }
 

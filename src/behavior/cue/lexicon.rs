@@ -7,6 +7,7 @@
 //! @check = check|verify|test          a set, usable as @check from here to the end of the section
 //! 1.0  let me @check                  a cue: its weight, its phrase
 //! -    let me check my email          a guard: no cue counts where it overlaps a guard
+//!        or my phone                  a line that begins with a space continues the one before
 //! ```
 //!
 //! A sentence shows the behavior when the weights of its cues add up to 1. See [`super::phrase`] for phrases.
@@ -44,6 +45,14 @@ pub(super) struct Entry {
     pub(super) phrase: Phrase,
 }
 
+/// An entry that may start from `latest` to `earliest` tokens before a word.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidate {
+    pub(super) entry: u32,
+    pub(super) earliest: usize,
+    pub(super) latest: usize,
+}
+
 /// How a document's sum of weights becomes a score: a logistic curve over `ln(1 + sum)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Squash {
@@ -61,8 +70,8 @@ impl Squash {
 #[derive(Debug, Clone)]
 pub struct Lexicon {
     entries: Vec<Entry>,
-    /// Per word, the entries whose phrase may start with it.
-    by_first_word: Vec<Vec<u32>>,
+    /// Per word, the entries that it is an anchor of.
+    by_anchor: Vec<Vec<Candidate>>,
     squash: [Squash; 4],
     vocabulary: Vocabulary,
     hash: String,
@@ -78,13 +87,9 @@ impl Lexicon {
     /// Parses a lexicon with a section for each of the four behaviors, in any order. An error names the line.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let mut parser = Parser::default();
-        for (index, line) in text.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            if line.is_empty() {
-                continue;
-            }
-            parser.line(line).map_err(|problem| {
-                Failure::new(Exit::Usage, format!("line {} of the lexicon, `{line}`: {problem}", index + 1))
+        for (number, line) in logical_lines(text) {
+            parser.line(&line).map_err(|problem| {
+                Failure::new(Exit::Usage, format!("line {number} of the lexicon, `{line}`: {problem}"))
                     .hint("`assets/lexicon/verification.txt` explains the format in its first lines")
             })?;
         }
@@ -104,14 +109,32 @@ impl Lexicon {
         self.squash[behavior.index()]
     }
 
-    /// The entries whose phrase may start with `word`.
-    pub(super) fn starting_with(&self, word: WordId) -> impl Iterator<Item = (u32, &Entry)> {
-        self.by_first_word[word as usize].iter().map(|&entry| (entry, &self.entries[entry as usize]))
+    /// The entries that a text may hold around a `word`.
+    pub(super) fn candidates(&self, word: WordId) -> &[Candidate] {
+        &self.by_anchor[word as usize]
     }
 
     pub(super) fn entry(&self, entry: u32) -> &Entry {
         &self.entries[entry as usize]
     }
+}
+
+/// The lines that count, without comments, each with the number of its first line: a line that begins with a space
+/// continues the one before.
+fn logical_lines(text: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let content = line.split('#').next().unwrap_or_default();
+        match lines.last_mut().filter(|_| content.starts_with(char::is_whitespace)) {
+            _ if content.trim().is_empty() => {}
+            Some((_, before)) => {
+                before.push(' ');
+                before.push_str(content.trim());
+            }
+            None => lines.push((index + 1, content.trim().to_owned())),
+        }
+    }
+    lines
 }
 
 #[derive(Default)]
@@ -182,14 +205,17 @@ impl Parser {
                 return Err(incomplete(behavior, "cue"));
             }
         }
-        let mut by_first_word = vec![Vec::new(); self.vocabulary.size()];
-        for (index, entry) in self.entries.iter().enumerate() {
-            for word in entry.phrase.first_words() {
-                by_first_word[word as usize].push(index as u32);
+        let frequencies = self.vocabulary.frequencies();
+        let mut by_anchor = vec![Vec::new(); frequencies.len()];
+        for (entry, Entry { phrase, .. }) in self.entries.iter().enumerate() {
+            let anchor = phrase.anchor(&frequencies);
+            for word in anchor.words {
+                let candidate = Candidate { entry: entry as u32, earliest: anchor.earliest, latest: anchor.latest };
+                by_anchor[word as usize].push(candidate);
             }
         }
         let hash = self.hasher.finalize().to_hex()[..16].to_owned();
-        Ok(Lexicon { entries: self.entries, by_first_word, squash, vocabulary: self.vocabulary, hash })
+        Ok(Lexicon { entries: self.entries, by_anchor, squash, vocabulary: self.vocabulary, hash })
     }
 }
 
@@ -205,5 +231,54 @@ fn parse_squash(text: &str) -> Result<Squash, String> {
     match numbers[..] {
         [bias, slope] if bias.is_finite() && slope.is_finite() && slope > 0.0 => Ok(Squash { bias, slope }),
         _ => Err("expected `squash BIAS SLOPE`, two numbers with a slope above 0".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = "[verification]\nsquash 0 1\n1 aye\n[backtracking]\nsquash 0 1\n1 bee\n\
+                            [subgoal_setting]\nsquash 0 1\n1 cee\n[backward_chaining]\nsquash 0 1\n1 dee\n";
+
+    #[test]
+    fn the_embedded_lexicon_is_well_formed() {
+        let lexicon = Lexicon::embedded();
+        assert!(lexicon.entries.len() > 200);
+        assert_eq!(lexicon.hash().len(), 16);
+    }
+
+    /// Adds lines after the smallest lexicon, which has 12.
+    fn refuse(lines: &str, expect: &str) {
+        let error = Lexicon::parse(&format!("{SMALLEST}{lines}")).unwrap_err().to_string();
+        assert!(error.contains(expect), "{lines}: {error}");
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        assert!(Lexicon::parse(SMALLEST).is_ok());
+        refuse("# fine\n1.0 let (me", "line 14 of the lexicon, `1.0 let (me`: a `(` without its `)`");
+        refuse("1 a\n  b\n  (c\n", "line 13 of the lexicon, `1 a b (c`");
+        refuse("[verifcation]", "`verifcation` is no behavior; they are `verification`");
+        refuse("7 a", "the weight `7` is not above 0 and at most 5");
+        refuse("nan a", "the weight `nan`");
+        refuse("heavy a", "`heavy` is neither a weight nor `-` nor `squash`");
+        refuse("1", "expected a weight or `-`, then a phrase");
+        refuse("1 dee", "in the section already");
+        refuse("squash 1 1", "has a `squash` already");
+        refuse("squash 1", "`squash BIAS SLOPE`");
+        refuse("@a b", "a set is written");
+        let error = Lexicon::parse("1 a").unwrap_err().to_string();
+        assert!(error.contains("no section"), "{error}");
+        let error = Lexicon::parse("[verification]\nsquash 0 1\n1 a").unwrap_err().to_string();
+        assert_eq!(error, "the lexicon has no `squash` line for `backtracking`");
+    }
+
+    #[test]
+    fn scores_rise_with_weight() {
+        let squash = Squash { bias: -2.0, slope: 1.5 };
+        let scores = [0.0, 0.5, 1.0, 2.0, 1e9].map(|sum| squash.score(sum));
+        assert!(scores.is_sorted() && scores[0] > 0.0 && scores[4] <= 1.0);
+        assert_eq!(squash.score(0.0), 1.0 / (1.0 + 2f32.exp()));
     }
 }

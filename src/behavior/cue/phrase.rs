@@ -12,6 +12,7 @@
 use super::sentences::Token;
 use super::vocabulary::{FORMULA, NUMBER, Vocabulary, WordId};
 use std::collections::BTreeMap;
+use std::slice;
 
 /// How many tokens `...` may stand for.
 const LONGEST_GAP: usize = 8;
@@ -21,7 +22,7 @@ const LONGEST_PHRASE: usize = 63;
 /// Named alternatives, `@prove = show|prove`.
 pub(super) type Sets = BTreeMap<String, Choice>;
 
-/// Alternatives; those of one word apart, since they are most.
+/// Alternatives; those of one word apart and sorted, since they are most.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Choice {
     words: Vec<WordId>,
@@ -36,6 +37,14 @@ enum Element {
     Choice { choice: Choice, optional: bool },
 }
 
+/// Words of which an occurrence of a phrase has one, between `earliest` and `latest` tokens after its start.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Anchor {
+    pub(super) words: Vec<WordId>,
+    pub(super) earliest: usize,
+    pub(super) latest: usize,
+}
+
 /// A sequence of words, alternatives and gaps.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Phrase(Vec<Element>);
@@ -48,36 +57,45 @@ impl Phrase {
         if !parser.rest.is_empty() {
             return Err(format!("nothing opens what ends at `{}`", parser.rest));
         }
-        if elements.first() == Some(&Element::Gap) || elements.last() == Some(&Element::Gap) {
-            return Err("`...` at an end means nothing".into());
-        }
         if first_words(&elements, &mut Vec::new()) {
             return Err("it must begin with a word, and not every part may be absent".into());
         }
-        if longest(&elements) > LONGEST_PHRASE {
+        if lengths(&elements).1 > LONGEST_PHRASE {
             return Err(format!("it may be longer than {LONGEST_PHRASE} words"));
         }
         Ok(Self(elements))
     }
 
-    /// The words of which one must come first, sorted: where to look for the phrase at all.
-    pub(super) fn first_words(&self) -> Vec<WordId> {
-        let mut words = Vec::new();
-        first_words(&self.0, &mut words);
-        words.sort_unstable();
-        words.dedup();
-        words
+    /// Where to look for the phrase: the element that is needed and comes least often in texts.
+    pub(super) fn anchor(&self, frequencies: &[u32]) -> Anchor {
+        let (mut earliest, mut latest) = (0, 0);
+        let mut rarest = (u64::MAX, Anchor::default());
+        for element in &self.0 {
+            let mut words = Vec::new();
+            if !first_words(slice::from_ref(element), &mut words) {
+                words.sort_unstable();
+                words.dedup();
+                let frequency: u64 = words.iter().map(|&word| u64::from(frequencies[word as usize])).sum();
+                let cost = frequency * (latest - earliest + 1) as u64;
+                if cost < rarest.0 {
+                    rarest = (cost, Anchor { words, earliest, latest });
+                }
+            }
+            let (shortest, longest) = lengths(slice::from_ref(element));
+            earliest += shortest;
+            latest += longest;
+        }
+        rarest.1
     }
 
-    /// The length in tokens of the shortest occurrence that starts at token `at`.
+    /// The lengths in tokens of the shortest and the longest occurrence that starts at token `at`.
     ///
     /// Bit `n` of a set stands for token `at + n`. Each element maps the set of places where what precedes it may end
     /// to the set where it may end, so an attempt costs at most 64 comparisons per word of the phrase, whatever the text.
-    pub(super) fn length_at(&self, tokens: &[Token], at: usize) -> Option<usize> {
-        let tokens = &tokens[at..];
-        match advance(&self.0, tokens, 1) {
+    pub(super) fn lengths_at(&self, tokens: &[Token], at: usize) -> Option<(usize, usize)> {
+        match advance(&self.0, &tokens[at..], 1) {
             0 => None,
-            reached => Some(reached.trailing_zeros() as usize),
+            ends => Some((ends.trailing_zeros() as usize, ends.ilog2() as usize)),
         }
     }
 }
@@ -90,7 +108,8 @@ fn advance(elements: &[Element], tokens: &[Token], reached: u64) -> u64 {
         Element::ClauseStart => keep(reached, |place| tokens.get(place).is_some_and(|token| token.opens)),
         Element::ClauseEnd => keep(reached, |place| tokens.get(place).is_none_or(|token| token.opens)),
         Element::Choice { choice, optional } => {
-            let agrees = |place: usize| tokens.get(place).is_some_and(|token| choice.words.contains(&token.word));
+            let agrees =
+                |place: usize| tokens.get(place).is_some_and(|token| choice.words.binary_search(&token.word).is_ok());
             let one_word = keep(reached, agrees) << 1;
             let longer = choice.longer.iter().fold(0, |ends, branch| ends | advance(branch, tokens, reached));
             one_word | longer | if *optional { reached } else { 0 }
@@ -130,14 +149,20 @@ fn first_words(elements: &[Element], words: &mut Vec<WordId>) -> bool {
     true
 }
 
-/// How many tokens a sequence can cover.
-fn longest(elements: &[Element]) -> usize {
-    let lengths = elements.iter().map(|element| match element {
-        Element::ClauseStart | Element::ClauseEnd => 0,
-        Element::Gap => LONGEST_GAP,
-        Element::Choice { choice, .. } => choice.longer.iter().map(|branch| longest(branch)).fold(1, usize::max),
-    });
-    lengths.sum()
+/// How few and how many tokens a sequence can cover.
+fn lengths(elements: &[Element]) -> (usize, usize) {
+    let length = |element: &Element| match element {
+        Element::ClauseStart | Element::ClauseEnd => (0, 0),
+        Element::Gap => (0, LONGEST_GAP),
+        Element::Choice { choice, optional } => {
+            let one_word = if choice.words.is_empty() { None } else { Some((1, 1)) };
+            let branches = choice.longer.iter().map(|branch| lengths(branch)).chain(one_word);
+            let (shortest, longest) = branches
+                .fold((usize::MAX, 0), |(low, high), (shortest, longest)| (low.min(shortest), high.max(longest)));
+            (if *optional { 0 } else { shortest }, longest)
+        }
+    };
+    elements.iter().map(length).fold((0, 0), |(low, high), (shortest, longest)| (low + shortest, high + longest))
 }
 
 /// Parses the alternatives of a set.
@@ -166,7 +191,12 @@ impl Parser<'_> {
         let mut elements = Vec::new();
         loop {
             let choice = if self.rest.is_empty() || self.rest.starts_with(['|', ')']) {
-                return if elements.is_empty() { Err("an alternative is empty".into()) } else { Ok(elements) };
+                let open_end = elements.first() == Some(&Element::Gap) || elements.last() == Some(&Element::Gap);
+                return match elements.is_empty() {
+                    true => Err("an alternative is empty".into()),
+                    false if open_end => Err("`...` needs a word before it and after it".into()),
+                    false => Ok(elements),
+                };
             } else if self.take("...") {
                 elements.push(Element::Gap);
                 continue;
@@ -212,6 +242,8 @@ impl Parser<'_> {
                 }
             }
             if !self.take("|") {
+                choice.words.sort_unstable();
+                choice.words.dedup();
                 return Ok(choice);
             }
         }
@@ -242,5 +274,73 @@ impl Parser<'_> {
             return Err(format!("`{word}` is no word: letters, `<number>`, `<formula>` or one symbol such as `≠`"));
         }
         one(self.vocabulary.intern(&word.to_ascii_lowercase()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sentences::Sentences;
+    use super::*;
+
+    /// The occurrences of a phrase in a text, as the shortest match from each start.
+    fn check(phrase: &str, text: &str, expect: &[&str]) {
+        let mut vocabulary = Vocabulary::default();
+        let sets = [("do", "find|work out")]
+            .map(|(name, words)| (name.to_owned(), parse_set(words, &Sets::new(), &mut vocabulary).unwrap()));
+        let phrase = Phrase::parse(phrase, &Sets::from(sets), &mut vocabulary).unwrap();
+        let anchor = phrase.anchor(&vocabulary.frequencies());
+        let mut sentences = Sentences::new(text, &vocabulary);
+        let (mut tokens, mut found) = (Vec::new(), Vec::new());
+        while sentences.next_into(&mut tokens) {
+            for at in 0..tokens.len() {
+                if let Some((length, _)) = phrase.lengths_at(&tokens, at) {
+                    found.push(&text[tokens[at].start..tokens[at + length - 1].end]);
+                    let anchored =
+                        |offset: usize| tokens.get(at + offset).is_some_and(|token| anchor.words.contains(&token.word));
+                    assert!((anchor.earliest..=anchor.latest).any(anchored), "{anchor:?}");
+                }
+            }
+        }
+        assert_eq!(found, expect, "{phrase:?} in {text:?}");
+    }
+
+    #[test]
+    fn occurrences() {
+        check("let me check", "Let me CHECK. let\nme, check! let us check", &["Let me CHECK", "let\nme, check"]);
+        check("we (first|now)? @do x", "we find x, we first work out x, we x", &["we find x", "we first work out x"]);
+        check("a ... b", "a b a c b b", &["a b", "a c b"]);
+        check("a ... b", "a 1 2 3 4 5 6 7 8 b", &["a 1 2 3 4 5 6 7 8 b"]);
+        check("a ... b", "a 1 2 3 4 5 6 7 8 9 b", &[]);
+        check("^ wait", "wait wait: wait (wait", &["wait", "wait", "wait"]);
+        check("right $", "right so right. That is right: yes", &["right", "right"]);
+        check(
+            "(^|so) it works ($|because)",
+            "it works. so it works because and it works",
+            &["it works", "so it works because"],
+        );
+        check("<number> ≠ <number>", "3 ≠ 4 and x ≠ 4", &["3 ≠ 4"]);
+        check("we have <formula>", "we have $x$, we have x", &["we have $x$"]);
+        check("don't", "Don’t", &["Don’t"]);
+        check("a (b (c|d e)? f|g)", "a b d e f, a g, a b f, a b d f", &["a b d e f", "a g", "a b f"]);
+    }
+
+    fn refuse(phrase: &str, expect: &str) {
+        let error = Phrase::parse(phrase, &Sets::new(), &mut Vocabulary::default()).unwrap_err();
+        assert!(error.contains(expect), "{phrase}: {error}");
+    }
+
+    #[test]
+    fn what_is_no_phrase() {
+        refuse("", "empty");
+        refuse("a? b?", "not every part may be absent");
+        refuse("... a", "`...` needs a word");
+        refuse("(... a|b) c", "`...` needs a word");
+        refuse("a (b", "without its `)`");
+        refuse("a) b", "nothing opens");
+        refuse("a (b|) c", "empty");
+        refuse("a @missing", "`@missing` is not defined");
+        refuse("double-check", "write `double check`");
+        refuse("a 12", "`12` is no word");
+        refuse("a ... b ... c ... d ... e ... f ... g ... h ... i", "longer than 63");
     }
 }

@@ -50,7 +50,8 @@ pub(super) struct Token {
     /// Byte offsets into the text.
     pub(super) start: usize,
     pub(super) end: usize,
-    /// Whether a clause starts here: first in the sentence, or after a colon, a semicolon, a dash or a bracket.
+    /// Whether a clause starts here, so that the one before has ended: first in the sentence, a colon, or after a
+    /// colon, a semicolon, a dash or a bracket.
     pub(super) opens: bool,
 }
 
@@ -138,8 +139,9 @@ impl<'a> Sentences<'a> {
                 _ => self.skip(1),
             };
             if let Some(word) = word {
-                tokens.push(Token { word, start, end: self.at, opens });
-                opens = byte == b':';
+                let colon = byte == b':';
+                tokens.push(Token { word, start, end: self.at, opens: opens || colon });
+                opens = colon;
             }
         }
         !tokens.is_empty()
@@ -330,5 +332,64 @@ fn starts_block(line: &[u8]) -> bool {
             matches!(rest.get(digits), Some(b'.' | b')')) && rest.get(digits + 1).is_some_and(blank)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sentences by their words in the text, `|` between; a token that opens a clause has `^` before it.
+    fn check(text: &str, expect: &str) {
+        let vocabulary = Vocabulary::default();
+        let mut sentences = Sentences::new(text, &vocabulary);
+        let (mut tokens, mut found) = (Vec::new(), Vec::new());
+        while sentences.next_into(&mut tokens) {
+            let word =
+                |token: &Token| format!("{}{}", if token.opens { "^" } else { "" }, &text[token.start..token.end]);
+            found.push(tokens.iter().map(word).collect::<Vec<_>>().join(" "));
+        }
+        assert_eq!(found.join(" | "), expect, "{text:?}");
+    }
+
+    #[test]
+    fn words() {
+        check("Let's double-check it, isn’t it", "^Let's double check it isn’t it");
+        check("**Wait**, _no_ \"really\" 'quoted'", "^Wait no really quoted");
+        check("4,560 is 253.33... or 1/115", "^4,560 is 253.33 ^or 1/115");
+        check("naïve Gödel x₁", "^naïve Gödel x₁");
+        check("2 ≠ 3 ✓ a=b", "^2 ≠ 3 ✓ a = b");
+    }
+
+    #[test]
+    fn sentences() {
+        check("One. Two! Three? Four", "^One | ^Two | ^Three | ^Four");
+        check("See e.g. Lang, i.e. chapter 3, cf. Eq. 5 there.", "^See e ^g ^Lang i ^e ^chapter 3 cf ^Eq ^5 there");
+        check("No stop\n\nhere\nbut there", "^No stop | ^here but there");
+        check("Plan:\n1. Find x\n2) Solve\n- Check\n# End", "^Plan ^: | ^1 | ^Find x | ^2 Solve | ^Check | ^End");
+        check("a: b; c (d) — e", "^a ^: ^b ^c ^d ^e");
+        check("(That works.) So", "^That works | ^So");
+    }
+
+    #[test]
+    fn formulas() {
+        check("so $x. Y$ and $$a\nb$$ hold", "^so $x. Y$ and $$a\nb$$ hold");
+        check(r"by \(a\) and \[b. C\] now", r"^by \(a\) and \[b. C\] now");
+        check("x\\begin{align*}a\\end{align*}y", "^x \\begin{align*}a\\end{align*} y");
+        check("costs $5 for one and $10 for two", "^costs 5 for one and 10 for two");
+        check("open $x and\n\nclosed$", "^open x and | ^closed");
+        check("\\emph{first} \\item second \\begin{proof} third", "^first | ^second | ^third");
+    }
+
+    #[test]
+    fn a_sentence_without_end_is_cut() {
+        let text = "word ".repeat(1000);
+        let vocabulary = Vocabulary::default();
+        let mut sentences = Sentences::new(&text, &vocabulary);
+        let (mut tokens, mut lengths) = (Vec::new(), Vec::new());
+        while sentences.next_into(&mut tokens) {
+            lengths.push(tokens.len());
+        }
+        assert_eq!(lengths, [400, 400, 200]);
     }
 }

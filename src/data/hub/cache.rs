@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -110,17 +111,21 @@ impl Place {
     /// Points `path` at the blob by a relative link, so that the cache folder may be moved.
     fn link(&self) -> Result<()> {
         make_parent(&self.path)?;
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let scratch = self.path.with_file_name(format!(".{name}.{}.link", std::process::id()));
         let linked = relative(&self.blob, &self.path).and_then(|target| {
-            fs::remove_file(&scratch).ok();
-            std::os::unix::fs::symlink(target, &scratch)?;
-            rename(&scratch, &self.path)
+            let first = std::os::unix::fs::symlink(&target, &self.path);
+            let leads_to_blob = || match (self.path.canonicalize(), self.blob.canonicalize()) {
+                (Ok(path), Ok(blob)) => path == blob,
+                _ => false,
+            };
+            match first {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && !leads_to_blob() => {
+                    fs::remove_file(&self.path)?;
+                    std::os::unix::fs::symlink(&target, &self.path)
+                }
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+                _ => Ok(()),
+            }
         });
-        // Another thread of this process may have made the same link in the same moment.
-        if linked.is_err() && self.path.exists() {
-            return Ok(());
-        }
         linked.with_context(|| format!("cannot link `{}`", self.path.display()))
     }
 
@@ -201,7 +206,7 @@ impl RepoCache {
         if self.read_ref(revision).as_deref() == Some(commit) {
             return Ok(());
         }
-        write_whole(&self.root.join("refs").join(revision), commit.as_bytes())
+        self.write(&self.root.join("refs").join(revision), commit.as_bytes())
     }
 
     /// The recorded files of a commit. A record that cannot be read is as good as none: the hub has it again.
@@ -211,25 +216,27 @@ impl RepoCache {
     }
 
     pub(super) fn write_tree(&self, commit: &str, tree: &Tree) -> Result<()> {
-        write_whole(&self.tree_path(commit), &serde_json::to_vec_pretty(tree)?)
+        self.write(&self.tree_path(commit), &serde_json::to_vec_pretty(tree)?)
+    }
+
+    /// Writes a small file whole. The scratch file lies where no client looks for refs, trees or blobs.
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        static WRITES: AtomicU64 = AtomicU64::new(0);
+        make_parent(path)?;
+        let unique = format!(".{}-{}.tmp", std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed));
+        let scratch = self.root.join(unique);
+        let written = (|| {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&scratch)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            rename(&scratch, path)
+        })();
+        written.with_context(|| format!("cannot write `{}`", path.display()))
     }
 
     fn tree_path(&self, commit: &str) -> PathBuf {
         self.root.join("trees").join(format!("{commit}.json"))
     }
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    make_parent(path)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let scratch = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&scratch)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        rename(&scratch, path)
-    })();
-    written.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the bytes are synced before, the folder after: see `Place::commit`")]
@@ -322,10 +329,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::of(&hub_file("data/a", "e7a9"), dir.path(), dir.path()).unwrap();
         assert!(!place.holds(3).unwrap());
-        write_whole(&place.blob, b"abc").unwrap();
+        let cache = RepoCache::new(dir.path(), &"datasets/org/maths".parse().unwrap());
+        cache.write(&place.blob, b"abc").unwrap();
         assert!(place.holds(3).unwrap() && !place.holds(4).unwrap());
         assert_eq!(fs::read(&place.path).unwrap(), b"abc");
         assert!(fs::read_link(&place.path).unwrap().is_relative());
+        // A link that leads elsewhere, or a file in its place, is replaced.
+        for wrong in [true, false] {
+            fs::remove_file(&place.path).unwrap();
+            if wrong {
+                std::os::unix::fs::symlink("/nowhere", &place.path).unwrap();
+            } else {
+                cache.write(&place.path, b"torn file").unwrap();
+            }
+            assert!(place.holds(3).unwrap());
+            assert_eq!(fs::read(&place.path).unwrap(), b"abc");
+        }
     }
 
     #[test]
@@ -340,7 +359,7 @@ mod tests {
         let tree = Tree::new(BTreeMap::from([("data/a".to_owned(), file)]));
         cache.write_tree(COMMIT, &tree).unwrap();
         assert_eq!(cache.read_tree(COMMIT), Some(tree));
-        write_whole(&cache.tree_path(COMMIT), b"{\"format_version\": 2, \"files\": {}}").unwrap();
+        cache.write(&cache.tree_path(COMMIT), b"{\"format_version\": 2, \"files\": {}}").unwrap();
         assert_eq!(cache.read_tree(COMMIT), None);
     }
 }

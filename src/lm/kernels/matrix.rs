@@ -1,0 +1,282 @@
+//! Matrix products with packed weights, with what comes before (RMSNorm) and after (bias, residual, SwiGLU) fused in.
+
+use super::tile::{COLUMNS, Element, ROWS, multiply};
+use super::vector;
+use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+/// A weight matrix in panels, see [`super::tile`].
+pub(in crate::lm) struct PackedMatrix<E> {
+    /// `[panel][inner / GROUP][COLUMNS][GROUP]`.
+    panels: Lines<E>,
+    /// In the panels' order, when there is one.
+    bias: Option<Vec<f32>>,
+    inner: usize,
+    /// Outputs, or, interleaved, gates.
+    width: usize,
+    interleaved: bool,
+}
+
+/// What happens to a product before it is stored.
+pub(in crate::lm) enum Finish<'a> {
+    Store,
+    /// `(T, width)` is added.
+    Add(&'a [f32]),
+    /// `silu(gate) * up`; the matrix must have been packed with [`PackedMatrix::interleaved`].
+    SwiGlu,
+}
+
+/// RMSNorm of the input's rows.
+#[derive(Clone, Copy)]
+pub(in crate::lm) struct Norm<'a> {
+    pub weight: &'a [f32],
+    pub eps: f32,
+}
+
+impl<E: Element> PackedMatrix<E> {
+    /// Packs `weight`, `(width, inner)` row-major, for products `x W^T`.
+    pub(in crate::lm) fn new(weight: &[f32], inner: usize, bias: Option<&[f32]>) -> Self {
+        let width = weight.len() / inner;
+        Self::pack(weight, inner, bias, width, width.div_ceil(COLUMNS), |panel, column| {
+            Some(panel * COLUMNS + column).filter(|row| *row < width)
+        })
+    }
+
+    /// Packs gates and ups, `(2 width, inner)` row-major with gates first, so that every panel holds both halves of its outputs.
+    pub(in crate::lm) fn interleaved(weight: &[f32], inner: usize, bias: Option<&[f32]>) -> Self {
+        const HALF: usize = COLUMNS / 2;
+        let width = weight.len() / inner / 2;
+        let packed = Self::pack(weight, inner, bias, width, width.div_ceil(HALF), |panel, column| {
+            let output = panel * HALF + column % HALF;
+            let first = if column < HALF { 0 } else { width };
+            (output < width).then_some(first + output)
+        });
+        Self { interleaved: true, ..packed }
+    }
+
+    /// `row_of(panel, column)` says which row of `weight` a packed column holds; none is zeros.
+    fn pack(
+        weight: &[f32],
+        inner: usize,
+        bias: Option<&[f32]>,
+        width: usize,
+        panels: usize,
+        row_of: impl Fn(usize, usize) -> Option<usize> + Sync,
+    ) -> Self {
+        let size = inner.div_ceil(E::GROUP) * E::GROUP * COLUMNS;
+        let mut lines = Lines::zeroed(panels * size);
+        lines.par_chunks_mut(size).enumerate().for_each(|(panel, values)| {
+            for column in 0..COLUMNS {
+                let Some(row) = row_of(panel, column) else { continue };
+                for (k, x) in weight[row * inner..][..inner].iter().enumerate() {
+                    values[(k / E::GROUP * COLUMNS + column) * E::GROUP + k % E::GROUP] = E::from_f32(*x);
+                }
+            }
+        });
+        let bias = bias.map(|bias| {
+            let at = |index: usize| row_of(index / COLUMNS, index % COLUMNS).map_or(0.0, |row| bias[row]);
+            (0..panels * COLUMNS).map(at).collect()
+        });
+        Self { panels: lines, bias, inner, width, interleaved: false }
+    }
+
+    /// Columns of the result.
+    pub(in crate::lm) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// `finish(norm(x) W^T + bias)` for `x` of `(T, inner)`: `(T, width)`.
+    ///
+    /// # Panics
+    /// When lengths do not fit; [`super::super::linear`] checks them.
+    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>, finish: &Finish<'_>) -> Vec<f32> {
+        let rows = x.len() / self.inner;
+        assert_eq!(x.len(), rows * self.inner, "the input's width");
+        assert_eq!(matches!(finish, Finish::SwiGlu), self.interleaved, "only gates and ups are interleaved");
+        let mut out = vec![0f32; rows * self.width];
+        let task = rows_per_task(rows);
+        out.par_chunks_mut(task * self.width).enumerate().for_each_init(Vec::new, |scratch, (index, out)| {
+            let first = index * task;
+            let count = out.len() / self.width;
+            let x = &x[first * self.inner..][..count * self.inner];
+            let added = match finish {
+                Finish::Add(added) => Some(&added[first * self.width..][..out.len()]),
+                Finish::Store | Finish::SwiGlu => None,
+            };
+            self.block(x, norm, added, out, scratch);
+        });
+        out
+    }
+
+    /// A block of rows, on one thread.
+    fn block(&self, x: &[f32], norm: Option<Norm<'_>>, added: Option<&[f32]>, out: &mut [f32], a: &mut Vec<E>) {
+        let groups = self.inner.div_ceil(E::GROUP);
+        let stride = groups * E::GROUP;
+        let rows = x.len() / self.inner;
+        a.resize(rows * stride, E::default());
+        let mut normed = vec![0f32; self.inner];
+        for (a, x) in a.chunks_exact_mut(stride).zip(x.chunks_exact(self.inner)) {
+            match norm {
+                Some(Norm { weight, eps }) => {
+                    let scale = 1.0 / (vector::sum_of_squares(x) / self.inner as f32 + eps).sqrt();
+                    vector::scale_by(&mut normed, x, scale, weight);
+                    E::convert(a, &normed);
+                }
+                None => E::convert(a, x),
+            }
+        }
+
+        let outputs = if self.interleaved { COLUMNS / 2 } else { COLUMNS };
+        for (index, panel) in self.panels.chunks_exact(stride * COLUMNS).enumerate() {
+            let bias = self.bias.as_ref().map(|bias| &bias[index * COLUMNS..][..COLUMNS]);
+            let start = index * outputs;
+            let end = (start + outputs).min(self.width);
+            for first in (0..rows).step_by(ROWS) {
+                let count = ROWS.min(rows - first);
+                let mut sums = [[0.0; COLUMNS]; ROWS];
+                multiply(&a[first * stride..], stride, count, panel, groups, &mut sums);
+                for (row, sums) in (first..).zip(&mut sums[..count]) {
+                    if let Some(bias) = bias {
+                        sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+                    }
+                    let at = row * self.width + start..row * self.width + end;
+                    let out = &mut out[at.clone()];
+                    match added {
+                        Some(added) => vector::sum(out, sums, &added[at]),
+                        None if self.interleaved => {
+                            let (gate, up) = sums.split_at(outputs);
+                            vector::swiglu(out, gate, up);
+                        }
+                        None => out.copy_from_slice(&sums[..end - start]),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How many rows one parallel task takes: enough to reuse a panel while it is in cache, few enough that every thread has
+/// several tasks.
+pub(super) fn rows_per_task(rows: usize) -> usize {
+    const MOST: usize = 16 * ROWS;
+    (rows / (4 * rayon::current_num_threads())).clamp(1, MOST).next_multiple_of(ROWS)
+}
+
+/// Numbers that begin on a cache line, so that no vector load straddles two.
+pub(super) struct Lines<E> {
+    lines: Vec<Line>,
+    len: usize,
+    element: PhantomData<E>,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+impl<E: Element> Lines<E> {
+    pub(super) fn zeroed(len: usize) -> Self {
+        let lines = (len * size_of::<E>()).div_ceil(size_of::<Line>());
+        Self { lines: vec![Line([0; 64]); lines], len, element: PhantomData }
+    }
+}
+
+impl<E: Element> Deref for Lines<E> {
+    type Target = [E];
+
+    fn deref(&self) -> &[E] {
+        // SAFETY: the lines are at least `len` elements long and aligned for any of them, and every bit pattern is a
+        // valid element (f32 or a u16 of bits).
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl<E: Element> DerefMut for Lines<E> {
+    fn deref_mut(&mut self) -> &mut [E] {
+        // SAFETY: as in `deref`.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tile::Bf16;
+    use super::*;
+
+    fn wave(n: usize, step: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * step).sin()).collect()
+    }
+
+    fn naive(x: &[f32], weight: &[f32], inner: usize, bias: Option<&[f32]>) -> Vec<f32> {
+        let outputs = weight.len() / inner;
+        let cell = |x: &[f32], output: usize| {
+            let products = x.iter().zip(&weight[output * inner..]).map(|(x, w)| f64::from(*x) * f64::from(*w));
+            products.sum::<f64>() as f32 + bias.map_or(0.0, |bias| bias[output])
+        };
+        x.chunks_exact(inner).flat_map(|x| (0..outputs).map(move |output| cell(x, output))).collect()
+    }
+
+    fn close(found: &[f32], expect: &[f32], tolerance: f32) {
+        assert_eq!(found.len(), expect.len());
+        for (found, expect) in found.iter().zip(expect) {
+            assert!((found - expect).abs() < tolerance, "{found} {expect}");
+        }
+    }
+
+    fn check<E: Element>(rows: usize, inner: usize, width: usize, tolerance: f32) {
+        if !E::available() {
+            return;
+        }
+        let (x, weight, bias) = (wave(rows * inner, 0.7), wave(width * inner, 0.3), wave(width, 0.9));
+        let plain = naive(&x, &weight, inner, None);
+        let packed = PackedMatrix::<E>::new(&weight, inner, None);
+        close(&packed.product(&x, None, &Finish::Store), &plain, tolerance);
+
+        let biased = PackedMatrix::<E>::new(&weight, inner, Some(&bias));
+        let added = wave(rows * width, 0.1);
+        let expect: Vec<f32> = naive(&x, &weight, inner, Some(&bias)).iter().zip(&added).map(|(a, b)| a + b).collect();
+        close(&biased.product(&x, None, &Finish::Add(&added)), &expect, tolerance);
+
+        let norm_weight = wave(inner, 1.1);
+        let normed: Vec<f32> = x
+            .chunks_exact(inner)
+            .flat_map(|x| {
+                let scale = 1.0 / (x.iter().map(|x| x * x).sum::<f32>() / inner as f32 + 1e-5).sqrt();
+                x.iter().zip(&norm_weight).map(move |(x, w)| x * scale * w)
+            })
+            .collect();
+        let norm = Norm { weight: &norm_weight, eps: 1e-5 };
+        close(&packed.product(&x, Some(norm), &Finish::Store), &naive(&normed, &weight, inner, None), 2.0 * tolerance);
+
+        if width.is_multiple_of(2) {
+            let both = PackedMatrix::<E>::interleaved(&weight, inner, Some(&bias));
+            let expect: Vec<f32> = naive(&x, &weight, inner, Some(&bias))
+                .chunks_exact(width)
+                .flat_map(|row| {
+                    let (gate, up) = row.split_at(width / 2);
+                    gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
+                })
+                .collect();
+            close(&both.product(&x, None, &Finish::SwiGlu), &expect, 4.0 * tolerance);
+        }
+    }
+
+    #[test]
+    fn products_equal_the_definition() {
+        for (rows, inner, width) in [(1, 1, 1), (1, 64, 64), (7, 33, 70), (13, 48, 130), (200, 24, 96)] {
+            check::<f32>(rows, inner, width, 1e-4);
+            check::<Bf16>(rows, inner, width, 0.1);
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_others() {
+        let (x, weight) = (wave(50 * 40, 0.7), wave(72 * 40, 0.3));
+        let packed = PackedMatrix::<f32>::new(&weight, 40, None);
+        let together = packed.product(&x, None, &Finish::Store);
+        for row in [0, 5, 6, 49] {
+            let alone = packed.product(&x[row * 40..][..40], None, &Finish::Store);
+            assert_eq!(alone, together[row * 72..][..72]);
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The register tile: a few rows of A times a panel of B, all the way along the inner dimension.
+//!
+//! B is packed into panels of [`COLUMNS`] columns: `[k / GROUP][COLUMNS][GROUP]`, where GROUP is how many consecutive
+//! numbers along the inner dimension one multiply-add instruction takes (1 for f32, 2 for bf16). A is row-major. The
+//! inner dimension is not cut into blocks, so each output is one chain of multiply-adds in a fixed order.
+
+/// Columns of a panel of B.
+pub(in crate::lm) const COLUMNS: usize = 64;
+/// Rows of A that a tile takes at most: 6 × 64 accumulators fill 24 of AVX-512's 32 registers.
+pub(in crate::lm) const ROWS: usize = 6;
+
+/// The sums of a tile.
+pub(in crate::lm) type Sums = [[f32; COLUMNS]; ROWS];
+
+/// A number as the kernels multiply it.
+pub(in crate::lm) trait Element: Copy + Default + Send + Sync + 'static {
+    /// Consecutive numbers along the inner dimension that lie together in a panel.
+    const GROUP: usize;
+
+    fn from_f32(x: f32) -> Self;
+
+    /// Converts as many numbers as both slices have.
+    fn convert(out: &mut [Self], x: &[f32]);
+
+    /// Adds `A B` to `sums` for `rows` rows of A and one panel of B, `groups * GROUP` deep.
+    ///
+    /// # Safety
+    /// `a` must be readable for `(rows - 1) * stride + groups * GROUP` elements, `b` for `groups * COLUMNS * GROUP`;
+    /// `rows` is 1 to [`ROWS`]; the processor has what [`available`](Element::available) asks for.
+    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: &mut Sums);
+
+    /// Whether this processor multiplies such numbers well enough to prefer them.
+    fn available() -> bool;
+}
+
+/// A bfloat16: the upper half of an f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub(in crate::lm) struct Bf16(pub u16);
+
+/// Adds the product of `rows` rows of `a` (row-major, `stride` apart, starting at the slice's start) and a panel to `sums`.
+pub(in crate::lm) fn multiply<E: Element>(
+    a: &[E],
+    stride: usize,
+    rows: usize,
+    panel: &[E],
+    groups: usize,
+    sums: &mut Sums,
+) {
+    if rows == 0 || groups == 0 {
+        return;
+    }
+    assert!(rows <= ROWS && a.len() >= (rows - 1) * stride + groups * E::GROUP, "rows of A outside their slice");
+    assert!(panel.len() >= groups * COLUMNS * E::GROUP, "a panel shorter than the inner dimension");
+    // SAFETY: the lengths were checked above; elements whose instructions the processor lacks are never made, see
+    // `Precision::usable`.
+    unsafe { E::multiply(a.as_ptr(), stride, rows, panel.as_ptr(), groups, sums) }
+}
+
+/// Calls a function that takes its number of rows as a constant.
+macro_rules! by_rows {
+    ($f:path, $rows:expr, ($($argument:expr),*)) => {{
+        use $f as f;
+        match $rows {
+            1 => f::<1>($($argument),*),
+            2 => f::<2>($($argument),*),
+            3 => f::<3>($($argument),*),
+            4 => f::<4>($($argument),*),
+            5 => f::<5>($($argument),*),
+            _ => f::<6>($($argument),*),
+        }
+    }};
+}
+
+impl Element for f32 {
+    const GROUP: usize = 1;
+
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn convert(out: &mut [Self], x: &[f32]) {
+        let n = out.len().min(x.len());
+        out[..n].copy_from_slice(&x[..n]);
+    }
+
+    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: &mut Sums) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                // SAFETY: the caller's, and the feature was detected.
+                return unsafe { by_rows!(x86::multiply_f32, rows, (a, stride, b, groups, sums)) };
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: the caller's, and the features were detected.
+                return unsafe { by_rows!(x86::multiply_f32_avx2, rows, (a, stride, b, groups, sums)) };
+            }
+        }
+        // SAFETY: the caller's.
+        unsafe { by_rows!(multiply_plain, rows, (a, stride, b, groups, sums)) }
+    }
+
+    fn available() -> bool {
+        true
+    }
+}
+
+impl Element for Bf16 {
+    const GROUP: usize = 2;
+
+    /// To nearest, ties to even.
+    fn from_f32(x: f32) -> Self {
+        let bits = x.to_bits();
+        Bf16((bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16)
+    }
+
+    fn convert(out: &mut [Self], x: &[f32]) {
+        super::vector::to_bf16(out, x);
+    }
+
+    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: &mut Sums) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller's; `available` asked for the features.
+        unsafe {
+            by_rows!(x86::multiply_bf16, rows, (a, stride, b, groups, sums));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (a, stride, rows, b, groups, sums);
+    }
+
+    fn available() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+}
+
+/// # Safety
+/// As [`Element::multiply`].
+#[inline(always)]
+unsafe fn multiply_portable<const R: usize, const FUSED: bool>(
+    a: *const f32,
+    stride: usize,
+    b: *const f32,
+    depth: usize,
+    sums: &mut Sums,
+) {
+    // Sixteen columns at a time, so that the sums of a tile stay in registers.
+    for first in (0..COLUMNS).step_by(16) {
+        let mut acc = [[0f32; 16]; R];
+        for k in 0..depth {
+            // SAFETY: k < depth, r < R and first + 16 <= COLUMNS, within what the caller vouches for.
+            let (b, a) = unsafe { (&*b.add(k * COLUMNS + first).cast::<[f32; 16]>(), a.add(k)) };
+            for (r, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let a = unsafe { *a.add(r * stride) };
+                for (acc, b) in acc.iter_mut().zip(b) {
+                    // Without the instruction, `mul_add` would be a library call.
+                    *acc = if FUSED { a.mul_add(*b, *acc) } else { *acc + a * b };
+                }
+            }
+        }
+        for (sums, acc) in sums.iter_mut().zip(&acc) {
+            for (sum, acc) in sums[first..first + 16].iter_mut().zip(acc) {
+                *sum += acc;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Element::multiply`].
+unsafe fn multiply_plain<const R: usize>(a: *const f32, stride: usize, b: *const f32, depth: usize, sums: &mut Sums) {
+    // SAFETY: the caller's.
+    unsafe { multiply_portable::<R, false>(a, stride, b, depth, sums) }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Bf16, COLUMNS, Sums};
+    use std::arch::x86_64::*;
+
+    /// Four registers of sixteen sums for each row.
+    type Registers<const R: usize> = [[__m512; 4]; R];
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load<const R: usize>(sums: &Sums) -> Registers<R> {
+        // SAFETY: four times sixteen numbers are the row of 64.
+        std::array::from_fn(|r| std::array::from_fn(|v| unsafe { _mm512_loadu_ps(sums[r].as_ptr().add(16 * v)) }))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store<const R: usize>(registers: Registers<R>, sums: &mut Sums) {
+        for (sums, registers) in sums.iter_mut().zip(registers) {
+            for (v, register) in registers.into_iter().enumerate() {
+                // SAFETY: as in `load`.
+                unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(16 * v), register) };
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`super::Element::multiply`], with AVX-512F.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn multiply_f32<const R: usize>(
+        a: *const f32,
+        stride: usize,
+        b: *const f32,
+        depth: usize,
+        sums: &mut Sums,
+    ) {
+        let mut acc = load::<R>(sums);
+        for k in 0..depth {
+            // SAFETY: k < depth and r < R, within what the caller vouches for.
+            unsafe {
+                let row = b.add(k * COLUMNS);
+                let b: [__m512; 4] = [
+                    _mm512_loadu_ps(row),
+                    _mm512_loadu_ps(row.add(16)),
+                    _mm512_loadu_ps(row.add(32)),
+                    _mm512_loadu_ps(row.add(48)),
+                ];
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let a = _mm512_set1_ps(*a.add(r * stride + k));
+                    for (acc, b) in acc.iter_mut().zip(b) {
+                        *acc = _mm512_fmadd_ps(a, b, *acc);
+                    }
+                }
+            }
+        }
+        store(acc, sums);
+    }
+
+    /// # Safety
+    /// As [`super::Element::multiply`], with AVX-512F and AVX512_BF16.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn multiply_bf16<const R: usize>(
+        a: *const Bf16,
+        stride: usize,
+        b: *const Bf16,
+        pairs: usize,
+        sums: &mut Sums,
+    ) {
+        let mut acc = load::<R>(sums);
+        for p in 0..pairs {
+            // SAFETY: p < pairs and r < R, within what the caller vouches for. A register of 32-bit integers and one
+            // of pairs of bfloat16 are the same 512 bits.
+            unsafe {
+                let row = b.add(p * COLUMNS * 2).cast::<i32>();
+                let b: [__m512bh; 4] = [
+                    std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.cast())),
+                    std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.add(16).cast())),
+                    std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.add(32).cast())),
+                    std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.add(48).cast())),
+                ];
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let pair = a.add(r * stride + 2 * p).cast::<i32>().read_unaligned();
+                    let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
+                    for (acc, b) in acc.iter_mut().zip(b) {
+                        *acc = _mm512_dpbf16_ps(*acc, a, b);
+                    }
+                }
+            }
+        }
+        store(acc, sums);
+    }
+
+    /// # Safety
+    /// As [`super::Element::multiply`], with AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn multiply_f32_avx2<const R: usize>(
+        a: *const f32,
+        stride: usize,
+        b: *const f32,
+        depth: usize,
+        sums: &mut Sums,
+    ) {
+        // SAFETY: the caller's; inlined here, the loops are compiled for AVX2.
+        unsafe { super::multiply_portable::<R, true>(a, stride, b, depth, sums) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Small whole numbers, which bf16 and sums of their products hold exactly.
+    fn whole(i: usize) -> f32 {
+        (i * 7919 % 15) as f32 - 7.0
+    }
+
+    fn check<E: Element>(rows: usize, depth: usize, stride: usize) {
+        if !E::available() {
+            return;
+        }
+        let a: Vec<E> = (0..rows * stride).map(|i| E::from_f32(whole(i))).collect();
+        let mut panel = vec![E::default(); depth * COLUMNS];
+        for k in 0..depth {
+            for column in 0..COLUMNS {
+                let at = (k / E::GROUP * COLUMNS + column) * E::GROUP + k % E::GROUP;
+                panel[at] = E::from_f32(whole(k * 31 + column));
+            }
+        }
+        let mut sums = [[1.0; COLUMNS]; ROWS];
+        multiply(&a, stride, rows, &panel, depth / E::GROUP, &mut sums);
+        for (row, sums) in sums.iter().enumerate() {
+            for (column, sum) in sums.iter().enumerate() {
+                let product = |k: usize| whole(row * stride + k) * whole(k * 31 + column);
+                let expect = if row < rows { 1.0 + (0..depth).map(product).sum::<f32>() } else { 1.0 };
+                assert_eq!(*sum, expect, "row {row} column {column}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_number_of_rows_multiplies_exactly() {
+        for rows in 1..=ROWS {
+            check::<f32>(rows, 34, 40);
+            check::<Bf16>(rows, 34, 40);
+            check::<f32>(rows, 2, 2);
+            check::<Bf16>(rows, 2, 2);
+        }
+    }
+
+    #[test]
+    fn the_portable_tile_equals_the_fast_one() {
+        let a: Vec<f32> = (0..6 * 30).map(whole).collect();
+        let b: Vec<f32> = (0..30 * COLUMNS).map(whole).collect();
+        let (mut fast, mut portable) = ([[0.5; COLUMNS]; ROWS], [[0.5; COLUMNS]; ROWS]);
+        multiply(&a, 30, 6, &b, 30, &mut fast);
+        // SAFETY: six rows of 30, and 30 rows of a panel.
+        unsafe { multiply_plain::<6>(a.as_ptr(), 30, b.as_ptr(), 30, &mut portable) };
+        assert_eq!(fast, portable);
+    }
+
+    #[test]
+    fn rounding_to_bf16_is_to_nearest_even() {
+        let round = |x: f32| f32::from_bits(u32::from(Bf16::from_f32(x).0) << 16);
+        assert_eq!(round(1.0), 1.0);
+        assert_eq!(round(1.0 + 2f32.powi(-8)), 1.0);
+        assert_eq!(round(1.0 + 3.0 * 2f32.powi(-8)), 1.0 + 2f32.powi(-6));
+        assert_eq!(round(-1.0 - 2f32.powi(-8) - 2f32.powi(-20)), -1.0 - 2f32.powi(-7));
+        assert_eq!(round(f32::INFINITY), f32::INFINITY);
+    }
+
+    #[test]
+    #[should_panic(expected = "a panel shorter")]
+    fn a_short_panel_is_caught() {
+        multiply(&[1f32; 8], 8, 1, &[1f32; 64], 2, &mut [[0.0; COLUMNS]; ROWS]);
+    }
+}

@@ -1,0 +1,181 @@
+//! Loops over rows of numbers, written so that the compiler vectorises them, compiled for the widest registers at hand.
+
+/// Defines functions whose loops are compiled for AVX-512, for AVX2 and for the baseline, and chosen at run time.
+/// Each variant is the same Rust code, and no variant reorders sums or fuses what another does not.
+macro_rules! vectorised {
+    ($($(#[$doc:meta])* pub(in crate::lm) fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? $body:block)*) => {$(
+        $(#[$doc])*
+        pub(in crate::lm) fn $name($($argument: $kind),*) $(-> $result)? {
+            #[inline(always)]
+            fn body($($argument: $kind),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                fn wide($($argument: $kind),*) $(-> $result)? { body($($argument),*) }
+
+                #[target_feature(enable = "avx2")]
+                fn medium($($argument: $kind),*) $(-> $result)? { body($($argument),*) }
+
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                {
+                    // SAFETY: the features were detected.
+                    return unsafe { wide($($argument),*) };
+                }
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: the feature was detected.
+                    return unsafe { medium($($argument),*) };
+                }
+            }
+            body($($argument),*)
+        }
+    )*};
+}
+
+use super::tile::{Bf16, Element};
+
+vectorised! {
+    /// The sum of squares.
+    pub(in crate::lm) fn sum_of_squares(x: &[f32]) -> f32 {
+        let mut lanes = [0f32; 64];
+        let mut chunks = x.chunks_exact(64);
+        for chunk in &mut chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane += x * x;
+            }
+        }
+        lanes.iter().sum::<f32>() + chunks.remainder().iter().map(|x| x * x).sum::<f32>()
+    }
+
+    /// `out = x * scale * weight`.
+    pub(in crate::lm) fn scale_by(out: &mut [f32], x: &[f32], scale: f32, weight: &[f32]) {
+        for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * scale * weight;
+        }
+    }
+
+    /// Rounds to bf16.
+    pub(in crate::lm) fn to_bf16(out: &mut [Bf16], x: &[f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = Bf16::from_f32(*x);
+        }
+    }
+
+    /// The highest of some numbers; negative infinity for none.
+    pub(in crate::lm) fn highest(x: &[f32]) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; 64];
+        let mut chunks = x.chunks_exact(64);
+        for chunk in &mut chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane = if *x > *lane { *x } else { *lane };
+            }
+        }
+        chunks.remainder().iter().chain(&lanes).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    }
+
+    /// Replaces every x by `exp(x - shift)` and returns the sum.
+    pub(in crate::lm) fn exponentials(x: &mut [f32], shift: f32) -> f32 {
+        let mut lanes = [0f32; 64];
+        let mut chunks = x.chunks_exact_mut(64);
+        for chunk in &mut chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *x = exp(*x - shift);
+                *lane += *x;
+            }
+        }
+        let mut rest = 0.0;
+        for x in chunks.into_remainder() {
+            *x = exp(*x - shift);
+            rest += *x;
+        }
+        lanes.iter().sum::<f32>() + rest
+    }
+
+    /// `out = silu(gate) * up`.
+    pub(in crate::lm) fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gate / (1.0 + exp(-gate)) * up;
+        }
+    }
+
+    /// `out = a + b`.
+    pub(in crate::lm) fn sum(out: &mut [f32], a: &[f32], b: &[f32]) {
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            *out = a + b;
+        }
+    }
+
+    /// Rotates a head by its position: its first half pairs with its second half.
+    pub(in crate::lm) fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+        let (first, second) = head.split_at_mut(cos.len());
+        for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+}
+
+/// e^x to about one unit in the last place, without branches so that loops over it vectorise. Below -87 it is 0 or
+/// nearly so, above 88 infinite or nearly so.
+///
+/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 2^n by the exponent bits.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.3, 88.3);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts, the first short enough that its product with n is exact.
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = 1.0 / 5040.0;
+    let p = p * r + 1.0 / 720.0;
+    let p = p * r + 1.0 / 120.0;
+    let p = p * r + 1.0 / 24.0;
+    let p = p * r + 1.0 / 6.0;
+    let p = p * r + 0.5;
+    let p = p * r + 1.0;
+    let p = p * r + 1.0;
+    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_exact_to_the_last_digits() {
+        let mut worst = 0f64;
+        for i in -87_000..=88_000 {
+            let x = i as f32 / 1000.0;
+            let expect = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) - expect).abs() / expect);
+        }
+        assert!(worst < 3e-7, "{worst}");
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e9) < 2e-38 && exp(f32::NEG_INFINITY) < 2e-38 && exp(1e9) > 1e38);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn loops_cover_lengths_that_are_no_multiple() {
+        for n in [0, 1, 63, 64, 65, 200] {
+            let x: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+            let close = |a: f32, b: f32| assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{n}: {a} {b}");
+            close(sum_of_squares(&x), x.iter().map(|x| x * x).sum());
+            assert_eq!(highest(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let mut powers = x.clone();
+            close(exponentials(&mut powers, 0.5), x.iter().map(|x| (x - 0.5).exp()).sum());
+            for (found, x) in powers.iter().zip(&x) {
+                close(*found, (x - 0.5).exp());
+            }
+            let mut gated = vec![0.0; n];
+            swiglu(&mut gated, &x, &powers);
+            for ((found, x), up) in gated.iter().zip(&x).zip(&powers) {
+                close(*found, x / (1.0 + (-x).exp()) * up);
+            }
+        }
+    }
+}
