@@ -255,7 +255,7 @@ impl Plan {
         let upstream: Vec<&str> = self.stages.iter().map(|stage| stage.key.as_str()).chain([shown.as_str()]).collect();
         let key = keys::stage_key(&work, input, &self.resources, self.seed, &upstream);
         let folder = work.name().to_owned();
-        let arms = recipe.arms.keys().cloned().collect();
+        let arms = recipe.arms.iter().map(|(name, _)| name.clone()).collect();
         self.stages.push(Stage { work, key, folder, arms, input: 0, reads: (0..self.stages.len()).collect() });
     }
 

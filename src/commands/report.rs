@@ -2,18 +2,25 @@
 
 use crate::cli;
 use crate::error::Exit;
+use crate::plan::Work;
 use crate::report::page::{Report, ReportedRun};
 use crate::stages;
 use serde_json::json;
 
 pub fn run(args: &cli::Report, json: bool) -> anyhow::Result<Exit> {
-    let mut runs = Vec::new();
+    let (mut runs, mut titles) = (Vec::new(), Vec::new());
     for folder in &args.runs {
         let (dir, plan) = super::existing_plan(folder)?;
+        titles.extend(plan.stages.iter().filter_map(|stage| match &stage.work {
+            Work::Report(report) => report.title.clone(),
+            _ => None,
+        }));
         runs.push(ReportedRun::new(&plan, &dir, Some(folder.display().to_string()))?);
     }
+    // A title is of one run; several are named by their recipes.
+    let title = titles.pop().filter(|_| args.runs.len() == 1);
     let out = args.out.as_ref().unwrap_or(&args.runs[0]);
-    let files = stages::report::write(&Report::new(None, runs), out)?;
+    let files = stages::report::write(&Report::new(title, runs), out)?;
     let paths: Vec<String> = files.iter().map(|file| out.join(&file.path).display().to_string()).collect();
     if json {
         let ending = |end: &str| paths.iter().filter(|path| path.ends_with(end)).collect::<Vec<_>>();

@@ -16,6 +16,7 @@ pub mod sample;
 pub mod schema;
 pub mod shard;
 pub mod shard_store;
+mod shield;
 pub mod sidecar;
 pub mod token_count;
 pub mod words;

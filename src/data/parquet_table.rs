@@ -6,19 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::compute::{SortOptions, sort_to_indices, take};
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::parquet_footer;
-use super::parquet_source::shielded;
 use super::positioned_file::PositionedFile;
 use super::shard::{Footer, cannot_open, no_column};
+use super::shield::shielded;
 
 const BATCH_ROWS: usize = 1 << 16;
 
@@ -96,10 +98,59 @@ impl ParquetTable {
         Ok(None)
     }
 
+    /// What the row groups' statistics say of each top-level column, as far as there are any. They are decoded here and
+    /// not when the file is opened, since some writers garble them: then nothing is known.
+    pub fn statistics(&self) -> Vec<ColumnStatistics> {
+        let metadata = self.metadata_with_statistics().ok();
+        let names = self.schema().fields().iter().map(|field| field.name());
+        names.map(|name| metadata.as_ref().and_then(|all| self.of_column(all, name).ok()).unwrap_or_default()).collect()
+    }
+
+    fn metadata_with_statistics(&self) -> Result<ParquetMetaData> {
+        let footer =
+            parquet_footer::fetch_footer(&self.name, self.bytes(), &mut |range| self.file.range(&self.name, range))?;
+        shielded(&self.name, || ParquetMetaDataReader::decode_metadata(&footer))
+    }
+
+    fn of_column(&self, metadata: &ParquetMetaData, column: &str) -> Result<ColumnStatistics> {
+        let groups = metadata.row_groups();
+        let schema = metadata.file_metadata().schema_descr();
+        let (nulls, mins, maxes) = shielded(&self.name, || {
+            let statistics = StatisticsConverter::try_new(column, self.schema(), schema)?;
+            let statistics = statistics.with_missing_null_counts_as_zero(false);
+            let nulls = statistics.row_group_null_counts(groups)?;
+            Ok((nulls, statistics.row_group_mins(groups)?, statistics.row_group_maxes(groups)?))
+        })?;
+        let known = nulls.null_count() == 0 && !nulls.is_empty();
+        Ok(ColumnStatistics {
+            nulls: known.then(|| nulls.values().iter().sum()),
+            min: first(&mins, false),
+            max: first(&maxes, true),
+        })
+    }
+
     fn builder(&self, batch_rows: usize) -> ParquetRecordBatchReaderBuilder<PositionedFile> {
         ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone())
             .with_batch_size(batch_rows)
     }
+}
+
+/// What is known of a column before it is read.
+#[derive(Debug, Clone, Default)]
+pub struct ColumnStatistics {
+    pub nulls: Option<u64>,
+    /// Arrays of one value. Long text may be cut by its writer: then these are bounds.
+    pub min: Option<ArrayRef>,
+    pub max: Option<ArrayRef>,
+}
+
+/// The lowest or highest value of all row groups; none if a group does not tell, or the type has no order.
+fn first(values: &ArrayRef, descending: bool) -> Option<ArrayRef> {
+    if values.is_empty() || values.null_count() > 0 {
+        return None;
+    }
+    let order = sort_to_indices(values, Some(SortOptions { descending, nulls_first: false }), Some(1)).ok()?;
+    take(values, &order, None).ok()
 }
 
 struct Batches {

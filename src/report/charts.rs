@@ -7,6 +7,9 @@ use std::fmt::Write;
 
 const WIDTH: f64 = 340.0;
 
+/// Where a label may be broken.
+pub const SOFT_HYPHEN: char = '\u{ad}';
+
 /// How pictures look, both inside a page and as files of their own.
 pub const STYLE: &str = "\
 .chart{--ink:#1f2328;--soft:#59636e;--bar:#3f6fa8;--line:#c8ced5}
@@ -88,17 +91,23 @@ pub fn bars(name: &str, title: &str, groups: &[Group]) -> Chart {
             text(&mut body, 0.0, y + 11.0, "head", &group.label);
             y += 18.0;
         }
+        let top = y;
         for Bar { label, share, value } in &group.bars {
             let length = (share / scale).clamp(0.0, 1.0) * LENGTH;
             text(&mut body, LEFT - 8.0, y + 12.0, "end", &shortened(label, 19));
-            let _ = write!(body, "<rect class=\"bar\" x=\"{LEFT}\" y=\"{}\" width=\"{length:.1}\" height=\"12\"/>", y + 2.0);
+            let _ = write!(
+                body,
+                "<rect class=\"bar\" x=\"{LEFT}\" y=\"{}\" width=\"{length:.1}\" height=\"12\"/>",
+                y + 2.0
+            );
             text(&mut body, LEFT + length + 5.0, y + 12.0, "", value);
             y += 18.0;
             let place = if group.label.is_empty() { String::new() } else { format!("{}, ", group.label) };
             words.push(format!("{place}{label}: {value}"));
         }
+        let _ = write!(body, "<path class=\"line\" d=\"M{LEFT} {top}V{y}\"/>");
     }
-    let _ = write!(body, "<path class=\"line\" d=\"M{LEFT} 4V{y}H{}v-4\"/>", LEFT + LENGTH);
+    let _ = write!(body, "<path class=\"line\" d=\"M{LEFT} {y}H{}v-4\"/>", LEFT + LENGTH);
     text(&mut body, LEFT, y + 13.0, "soft small", "0");
     text(&mut body, LEFT + LENGTH, y + 13.0, "soft small mid", &format!("{} %", scale * 100.0));
     chart(name, title, words, y + 18.0, body)
@@ -113,7 +122,7 @@ pub struct Cell {
     pub below: String,
 }
 
-/// A square matrix whose rows and columns have the same labels.
+/// A square matrix whose rows and columns have the same labels. A column's label is broken at a blank or a soft hyphen.
 pub fn matrix(name: &str, title: &str, labels: &[String], cells: &[Vec<Cell>]) -> Chart {
     const LEFT: f64 = 112.0;
     const TOP: f64 = 34.0;
@@ -122,15 +131,18 @@ pub fn matrix(name: &str, title: &str, labels: &[String], cells: &[Vec<Cell>]) -
     let (mut body, mut words) = (String::new(), Vec::new());
     for (column, label) in labels.iter().enumerate() {
         let middle = LEFT + side * (column as f64 + 0.5);
-        // A name of two words stands in two lines.
-        let (first, second) = label.split_once(' ').unwrap_or(("", label));
-        text(&mut body, middle, 14.0, "mid", &shortened(first, 10));
-        text(&mut body, middle, 27.0, "mid", &shortened(second, 12));
+        let (first, second) = match label.split_once(SOFT_HYPHEN) {
+            Some((first, second)) => (format!("{first}-"), second),
+            None => label.split_once(' ').map_or((String::new(), label.as_str()), |(a, b)| (a.to_owned(), b)),
+        };
+        text(&mut body, middle, 14.0, "mid", &shortened(&first, 10));
+        text(&mut body, middle, 27.0, "mid", &shortened(second, 10));
     }
+    let labels: Vec<String> = labels.iter().map(|label| label.replace(SOFT_HYPHEN, "")).collect();
     for (row, (label, cells)) in labels.iter().zip(cells).enumerate() {
         let y = TOP + ROW * row as f64;
         text(&mut body, LEFT - 8.0, y + 22.0, "end", &shortened(label, 19));
-        for (column, (cell, with)) in cells.iter().zip(labels).enumerate() {
+        for (column, (cell, with)) in cells.iter().zip(&labels).enumerate() {
             let x = LEFT + side * column as f64;
             let _ = write!(
                 body,
@@ -265,7 +277,13 @@ mod tests {
             bars("a", "t", &[Group { label: String::new(), bars: vec![bar("x", 0.0), bar("y", 7.0)] }]),
             matrix("b", "t", &[], &[]),
             histograms("c", "t", "tokens", &[], &[]),
-            histograms("d", "t", "tokens", &["1".into()], &[Series { label: "a".into(), note: "b".into(), counts: vec![0] }]),
+            histograms(
+                "d",
+                "t",
+                "tokens",
+                &["1".into()],
+                &[Series { label: "a".into(), note: "b".into(), counts: vec![0] }],
+            ),
         ] {
             let svg = chart.inline();
             assert!(svg.ends_with("</svg>") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
@@ -274,9 +292,12 @@ mod tests {
 
     #[test]
     fn hostile_labels_are_text() {
-        let chart = bars("x", "<script>", &[Group { label: "\"&\u{0}\u{1b}".into(), bars: vec![bar("</text><a>", 0.5)] }]);
+        let chart =
+            bars("x", "<script>", &[Group { label: "\"&\u{0}\u{1b}".into(), bars: vec![bar("</text><a>", 0.5)] }]);
         let svg = chart.inline();
-        assert!(svg.contains("&lt;script&gt;") && svg.contains("&lt;/text&gt;&lt;a&gt;") && svg.contains("&quot;&amp;<"));
+        assert!(
+            svg.contains("&lt;script&gt;") && svg.contains("&lt;/text&gt;&lt;a&gt;") && svg.contains("&quot;&amp;<")
+        );
         assert!(!svg.contains("<script") && !svg.contains('\u{1b}') && !svg.contains('\u{0}'));
     }
 

@@ -91,8 +91,12 @@ impl Report {
         RunView {
             run,
             label,
-            judged: judged.map(|(found, more)| JudgedView::new(found, more, &|picture| name(&found.stage, picture))).collect(),
-            curated: curated.map(|(made, more)| CuratedView::new(made, more, &|picture| name(&made.stage, picture))).collect(),
+            judged: judged
+                .map(|(found, more)| JudgedView::new(found, more, &|picture| name(&found.stage, picture)))
+                .collect(),
+            curated: curated
+                .map(|(made, more)| CuratedView::new(made, more, &|picture| name(&made.stage, picture)))
+                .collect(),
         }
     }
 
@@ -166,8 +170,8 @@ impl Report {
                 }
             });
             context! {
-                label => view.label,
-                folder => view.run.folder,
+                label => view.label.clone(),
+                folder => view.run.folder.clone(),
                 summary => Serde(&view.run.summary),
                 complete => view.run.summary.complete(),
                 judged => judged.collect::<Vec<_>>(),
@@ -176,15 +180,15 @@ impl Report {
             }
         });
         let page = environment.get_template("report")?.render(context! {
-            title => self.title,
-            version => self.version,
+            title => self.title.as_str(),
+            version => self.version.as_str(),
             behaviors => Behavior::ALL.map(Behavior::name),
             style => Value::from_safe_string(charts::STYLE.to_owned()),
             runs => runs.collect::<Vec<_>>(),
             comparison => comparison.iter().map(inline).collect::<Vec<_>>(),
             settings => Serde(self.settings(views)),
         });
-        page.context("cannot render the report")
+        Ok(visible(&page.context("cannot render the report")?))
     }
 
     /// The recipes' settings, one column per run and arm.
@@ -287,12 +291,11 @@ impl<'r> JudgedView<'r> {
         let mut bars: Vec<Bar> =
             found.behaviors.iter().map(|one| counted(words(one.behavior), one.documents)).collect();
         bars.push(counted("none of the four".into(), found.none));
-        let rates = charts::bars(
-            &name("rates"),
-            "Documents that show each behavior",
-            &[Group { label: String::new(), bars }],
-        );
-        let labels = Behavior::ALL.map(words).to_vec();
+        let rates =
+            charts::bars(&name("rates"), "Documents that show each behavior", &[Group { label: String::new(), bars }]);
+        let breakable =
+            |behavior| words(behavior).replace("ification", "ifi\u{ad}cation").replace("backt", "back\u{ad}t");
+        let labels = Behavior::ALL.map(breakable).to_vec();
         let cells: Vec<Vec<Cell>> = (0..4)
             .map(|row| {
                 let of = found.together[row][row].max(1);
@@ -397,6 +400,19 @@ fn instance_bins() -> Vec<String> {
         None => format!("{first}+"),
     };
     INSTANCE_BINS.iter().zip(ends).map(name).collect()
+}
+
+/// Control characters, which HTML does not allow, as their pictures: `␛` for escape.
+fn visible(page: &str) -> String {
+    page.chars()
+        .map(|character| match character {
+            '\n' | '\t' => character,
+            '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(character)).unwrap_or(' '),
+            '\u{7f}' => '␡',
+            '\u{80}'..='\u{9f}' => char::REPLACEMENT_CHARACTER,
+            other => other,
+        })
+        .collect()
 }
 
 fn words(behavior: Behavior) -> String {

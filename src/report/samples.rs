@@ -165,22 +165,54 @@ impl Quoter {
         evidence.sort_by(|a, b| b.weight.total_cmp(&a.weight).then(a.span.start.cmp(&b.span.start)));
         evidence.truncate(QUOTES);
         evidence.sort_by_key(|cue| cue.span.start);
-        let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         evidence
             .into_iter()
             .map(|cue| {
                 let (before, after) = (&text[..cue.span.start], &text[cue.span.end..]);
-                let from = before.char_indices().rev().nth(QUOTE_CHARS - 1).map_or(0, |(at, _)| at);
-                let to = after.char_indices().nth(QUOTE_CHARS).map_or(after.len(), |(at, _)| at);
                 Quote {
-                    before: flat(&before[from..]),
-                    cue: flat(&text[cue.span.clone()]),
-                    after: flat(&after[..to]),
+                    before: last_words(before),
+                    cue: one_line(&text[cue.span.clone()]),
+                    after: first_words(after),
                     at: before.chars().count() as u64,
                 }
             })
             .collect()
     }
+}
+
+/// The end of a text from a whole word on, in one line, with an ellipsis for what is left out.
+fn last_words(text: &str) -> String {
+    let from = text.char_indices().rev().nth(QUOTE_CHARS - 1).map_or(0, |(at, _)| at);
+    let kept = match text[from..].find(char::is_whitespace) {
+        Some(space) if from > 0 && space < 30 => &text[from + space..],
+        _ => &text[from..],
+    };
+    let line = one_line(kept);
+    if from > 0 { format!("… {}", line.trim_start()) } else { line.trim_start().to_owned() }
+}
+
+/// The beginning of a text up to a whole word, in one line, with an ellipsis for what is left out.
+fn first_words(text: &str) -> String {
+    let to = text.char_indices().nth(QUOTE_CHARS).map_or(text.len(), |(at, _)| at);
+    let kept = match text[..to].rfind(char::is_whitespace) {
+        Some(space) if to < text.len() && to - space < 30 => &text[..space],
+        _ => &text[..to],
+    };
+    let line = one_line(kept);
+    if to < text.len() { format!("{} …", line.trim_end()) } else { line.trim_end().to_owned() }
+}
+
+/// Every run of white space as one blank.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            space if space.is_whitespace() && line.ends_with(' ') => {}
+            space if space.is_whitespace() => line.push(' '),
+            other => line.push(other),
+        }
+    }
+    line
 }
 
 #[cfg(test)]
@@ -250,7 +282,10 @@ mod tests {
         let quotes = Quoter::new().quotes(&text, Behavior::Verification);
         assert_eq!(quotes.len(), 1, "{quotes:?}");
         assert!(quotes[0].cue.starts_with("Let me check"), "{quotes:?}");
-        assert!(quotes[0].before.ends_with("That gives 24.") && quotes[0].before.chars().count() <= QUOTE_CHARS);
+        assert!(
+            quotes[0].before.starts_with("… Filler é.") && quotes[0].before.ends_with("That gives 24. "),
+            "{quotes:?}"
+        );
         assert_eq!(quotes[0].at, 517);
     }
 }

@@ -125,7 +125,13 @@ impl RunSummary {
             limit: plan.limit,
             versions: BTreeSet::new(),
             settings: plan.settings.clone(),
-            arms: plan.stages.iter().flat_map(|stage| stage.arms.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
+            arms: plan
+                .stages
+                .iter()
+                .flat_map(|stage| stage.arms.clone())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
             inputs: plan.inputs.iter().map(InputSummary::new).collect(),
             stages: Vec::new(),
             judged: Vec::new(),
@@ -146,6 +152,12 @@ impl RunSummary {
 
     pub fn complete(&self) -> bool {
         self.stages.iter().all(StageSummary::complete)
+    }
+
+    /// A corpus to show as an example, and its stage's folder: the first that is not another's match.
+    pub fn first_corpus(&self) -> Option<(&str, &CorpusSummary)> {
+        let corpora = || self.curated.iter().flat_map(|made| made.corpora.iter().map(|one| (made.stage.as_str(), one)));
+        corpora().find(|(_, corpus)| corpus.matched.is_none()).or_else(|| corpora().next())
     }
 }
 

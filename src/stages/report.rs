@@ -41,9 +41,7 @@ pub fn write(report: &Report, folder: &Path) -> anyhow::Result<Vec<Output>> {
     for file in report.files()? {
         let path = folder.join(&file.path);
         let mut staged = StagedFile::create(&path)?;
-        staged
-            .write_all(file.text.as_bytes())
-            .map_err(|error| crate::run::commit::write_failure(&path, &error))?;
+        staged.write_all(file.text.as_bytes()).map_err(|error| crate::run::commit::write_failure(&path, &error))?;
         let committed = staged.commit(|_| Ok(()))?;
         outputs.push(Output { path: file.path, bytes: committed.bytes, sha256: committed.sha256, rows: 0 });
     }
