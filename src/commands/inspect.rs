@@ -3,6 +3,7 @@
 mod document;
 mod evidence;
 mod layout;
+mod lookup;
 mod parquet;
 mod run;
 mod value;

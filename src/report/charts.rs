@@ -80,8 +80,8 @@ pub struct Bar {
 
 /// Horizontal bars. The scale ends at the least of 1, 2, 5, 10, 20, 50 and 100 % that holds them all.
 pub fn bars(name: &str, title: &str, groups: &[Group]) -> Chart {
-    const LEFT: f64 = 112.0;
-    const LENGTH: f64 = 130.0;
+    const LEFT: f64 = 122.0;
+    const LENGTH: f64 = 120.0;
     let highest = groups.iter().flat_map(|group| &group.bars).map(|bar| bar.share).fold(0.0, f64::max);
     let scale = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5].into_iter().find(|&scale| highest <= scale).unwrap_or(1.0);
     let (mut body, mut words, mut y) = (String::new(), Vec::new(), 4.0);
@@ -94,7 +94,7 @@ pub fn bars(name: &str, title: &str, groups: &[Group]) -> Chart {
         let top = y;
         for Bar { label, share, value } in &group.bars {
             let length = (share / scale).clamp(0.0, 1.0) * LENGTH;
-            text(&mut body, LEFT - 8.0, y + 12.0, "end", &shortened(label, 19));
+            text(&mut body, LEFT - 8.0, y + 12.0, "end", &shortened(label, 18));
             let _ = write!(
                 body,
                 "<rect class=\"bar\" x=\"{LEFT}\" y=\"{}\" width=\"{length:.1}\" height=\"12\"/>",
@@ -267,7 +267,7 @@ mod tests {
         let svg = chart.file();
         assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\""), "{svg}");
         // The scale ends at 50 %: 40 % is four fifths of the length.
-        assert!(svg.contains("width=\"104.0\"") && svg.contains(">50 %</text>"), "{svg}");
+        assert!(svg.contains("width=\"96.0\"") && svg.contains(">50 %</text>"), "{svg}");
     }
 
     #[test]

@@ -3,19 +3,18 @@
 //! Everything here derives from committed files and from the plan, so that equal runs give equal findings. Samples come
 //! from the corpora; a run without corpora shows documents of local shards.
 
+use super::labeled::{LabeledRows, label_columns, numbers};
 use super::samples::{Candidate, Picker, Quoter, Sample, SampleGroup, excerpt};
 use super::source;
 use super::summary::manifests;
-use crate::behavior::Behavior;
-use crate::behavior::judge::Mark;
 use crate::data::parquet_table::ParquetTable;
 use crate::plan::{Location, Plan, Stage, Work};
 use crate::run::dir::RunDir;
 use crate::run::manifest::{Manifest, Output};
 use crate::stages::curate::{Host, Statistics};
 use anyhow::Context;
-use arrow::array::{Array, AsArray, Float32Array, Int32Array, PrimitiveArray, RecordBatch, StringArray};
-use arrow::datatypes::{ArrowPrimitiveType, Float32Type, Int32Type, Int64Type};
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Int32Type, Int64Type};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -36,7 +35,7 @@ pub struct Findings {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct JudgedFindings {
     pub stage: String,
-    /// Documents with 1, 2, 3, 4, 5 to 9, and 10 or more instances of each behavior, in the order of [`Behavior::ALL`].
+    /// For each behavior, documents with 1, 2, 3, 4, 5 to 9, and 10 or more instances.
     pub instances: [[u64; INSTANCE_BINS.len()]; 4],
     /// Documents by score in tenths, for each behavior.
     pub scores: [[u64; 10]; 4],
@@ -215,7 +214,7 @@ fn samples(
     picker: Picker,
     read: &dyn Fn(&Candidate) -> anyhow::Result<Option<Read>>,
 ) -> anyhow::Result<Vec<SampleGroup>> {
-    let quoter = Quoter::new();
+    let quoter = Quoter::embedded();
     let mut groups = Vec::new();
     for (behavior, candidates) in picker.pick() {
         let mut documents = Vec::new();
@@ -238,56 +237,6 @@ fn samples(
     }
     groups.retain(|group| !group.documents.is_empty());
     Ok(groups)
-}
-
-/// `id`, the scores and counts, and what else is wanted.
-fn label_columns(more: &str) -> Vec<String> {
-    let marks = Behavior::ALL.into_iter().flat_map(|behavior| ["score", "count"].map(|what| mark_name(behavior, what)));
-    ["id".to_owned(), more.to_owned()].into_iter().chain(marks).collect()
-}
-
-fn mark_name(behavior: Behavior, what: &str) -> String {
-    format!("{}_{what}", behavior.name())
-}
-
-/// Rows with an id and labels.
-struct LabeledRows {
-    batch: RecordBatch,
-    ids: StringArray,
-    marks: Vec<(Float32Array, Int32Array)>,
-}
-
-impl LabeledRows {
-    fn new(batch: RecordBatch) -> anyhow::Result<Self> {
-        let ids = batch.column_by_name("id").and_then(|ids| ids.as_string_opt()).context("`id` is not text")?.clone();
-        let marks = Behavior::ALL.into_iter().map(|behavior| {
-            let scores = numbers::<Float32Type>(&batch, &mark_name(behavior, "score"))?;
-            Ok((scores, numbers::<Int32Type>(&batch, &mark_name(behavior, "count"))?))
-        });
-        let marks = marks.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Self { batch, ids, marks })
-    }
-
-    fn len(&self) -> usize {
-        self.batch.num_rows()
-    }
-
-    fn id(&self, row: usize) -> &str {
-        self.ids.value(row)
-    }
-
-    fn marks(&self, row: usize) -> [Mark; 4] {
-        Behavior::ALL.map(|behavior| {
-            let (scores, counts) = &self.marks[behavior.index()];
-            Mark { score: scores.value(row), count: counts.value(row).max(0) as u32 }
-        })
-    }
-}
-
-/// A column of a file that the run wrote.
-fn numbers<T: ArrowPrimitiveType>(batch: &RecordBatch, name: &str) -> anyhow::Result<PrimitiveArray<T>> {
-    let column = batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<T>());
-    Ok(column.with_context(|| format!("column `{name}` of a file of the run is missing or of another type"))?.clone())
 }
 
 fn length_bin(tokens: u32) -> usize {

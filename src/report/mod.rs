@@ -4,7 +4,9 @@
 
 pub mod charts;
 pub mod findings;
+mod labeled;
 pub mod page;
+mod pictures;
 pub mod samples;
 pub mod source;
 pub mod summary;

@@ -3,9 +3,11 @@
 //! The page needs no network, no script and no other file. Whatever comes from documents is escaped by the template
 //! engine, and the page's own policy forbids it to load or run anything.
 
-use super::charts::{self, Bar, Cell, Chart, Group, Series};
-use super::findings::{CuratedFindings, Findings, INSTANCE_BINS, JudgedFindings};
-use super::summary::{Curated, Judged, RunSummary};
+use super::charts::{self, Bar, Chart};
+use super::findings::Findings;
+use super::pictures::{CuratedView, JudgedView, RunView, by_behavior, percent};
+use super::samples::SampleGroup;
+use super::summary::RunSummary;
 use crate::behavior::Behavior;
 use crate::plan::Plan;
 use crate::run::dir::RunDir;
@@ -102,24 +104,33 @@ impl Report {
 
     /// What several arms or runs show side by side: behaviors found, and shares in corpora.
     fn comparison(&self, views: &[RunView]) -> Vec<Chart> {
-        let judged: Vec<(String, &Judged)> = views
-            .iter()
-            .flat_map(|view| view.judged.iter().map(|one| (self.variant(view, &one.found.arms), one.found)))
-            .collect();
-        if judged.len() < 2 {
-            return vec![];
-        }
-        let group = |behavior: Behavior| Group {
-            label: words(behavior),
-            bars: judged
-                .iter()
-                .map(|(label, found)| {
-                    let found = &found.behaviors[behavior.index()];
-                    Bar { label: label.clone(), share: found.share, value: percent(found.share) }
+        let judged = views.iter().flat_map(|view| {
+            let bar = |one: &JudgedView, behavior: Behavior| {
+                let share = one.found.behaviors[behavior.index()].share;
+                Bar { label: self.variant(view, &one.found.arms), share, value: percent(share) }
+            };
+            view.judged.iter().map(move |one| Behavior::ALL.map(|behavior| bar(one, behavior)))
+        });
+        let curated = views.iter().flat_map(|view| {
+            let corpora = view.curated.iter().flat_map(|one| one.made.corpora.iter().map(move |corpus| (one, corpus)));
+            corpora.map(|(one, corpus)| {
+                let label = format!("{}, {}", corpus.name, self.variant(view, &one.made.arms));
+                corpus.record.shown.map(|shown| {
+                    let share = shown as f64 / corpus.documents.max(1) as f64;
+                    Bar { label: label.clone(), share, value: percent(share) }
                 })
-                .collect(),
-        };
-        vec![charts::bars("compared-rates", "Documents that show each behavior", &Behavior::ALL.map(group))]
+            })
+        });
+        let stages = |count: fn(&RunView) -> usize| views.iter().map(count).sum::<usize>() > 1;
+        let mut comparison = Vec::new();
+        if stages(|view| view.judged.len()) {
+            comparison.push(by_behavior("compared-rates", "Share of judged documents that show a behavior", judged));
+        }
+        if stages(|view| view.curated.len()) {
+            let title = "Share of each corpus's documents that show a behavior";
+            comparison.push(by_behavior("compared-corpora", title, curated));
+        }
+        comparison
     }
 
     /// What a stage's arms, and its run if there are several, are called.
@@ -158,13 +169,17 @@ impl Report {
                     instances => inline(&one.instances),
                 }
             });
-            let curated = view.curated.iter().map(|one| {
+            let curated = view.curated.iter().enumerate().map(|(index, one)| {
+                // Arms that share their judge have much in common: what repeats is shown once.
+                let repeats = view.curated[..index].iter().any(|before| before.more.hosts == one.more.hosts);
+                let hosts = if repeats { Vec::new() } else { hosts(&one.more.hosts) };
+                let samples: &[SampleGroup] = if index > 0 && view.judged.len() == 1 { &[] } else { &one.more.samples };
                 context! {
                     variant => self.variant(view, &one.made.arms),
                     made => Serde(one.made),
                     tokens => one.more.tokens,
-                    hosts => Serde(hosts(&one.more.hosts)),
-                    samples => Serde(&one.more.samples),
+                    hosts => Serde(hosts),
+                    samples => Serde(samples),
                     shares => inline(&one.shares),
                     lengths => inline(&one.lengths),
                 }
@@ -185,7 +200,11 @@ impl Report {
             behaviors => Behavior::ALL.map(Behavior::name),
             style => Value::from_safe_string(charts::STYLE.to_owned()),
             runs => runs.collect::<Vec<_>>(),
-            comparison => comparison.iter().map(inline).collect::<Vec<_>>(),
+            comparison => comparison
+                .iter()
+                .map(|chart| context! { title => chart.title.as_str(), svg => inline(chart) })
+                .collect::<Vec<_>>(),
+            judges_differ => views.iter().map(|view| view.judged.len()).sum::<usize>() > 1,
             settings => Serde(self.settings(views)),
         });
         Ok(visible(&page.context("cannot render the report")?))
@@ -259,125 +278,6 @@ fn accounts(summary: &RunSummary) -> Vec<Account> {
     accounts
 }
 
-/// One run with its pictures.
-struct RunView<'r> {
-    run: &'r ReportedRun,
-    label: String,
-    judged: Vec<JudgedView<'r>>,
-    curated: Vec<CuratedView<'r>>,
-}
-
-impl RunView<'_> {
-    fn charts(&self) -> impl Iterator<Item = &Chart> {
-        let judged = self.judged.iter().flat_map(|one| [&one.rates, &one.together, &one.instances]);
-        judged.chain(self.curated.iter().flat_map(|one| [&one.shares, &one.lengths]))
-    }
-}
-
-struct JudgedView<'r> {
-    found: &'r Judged,
-    more: &'r JudgedFindings,
-    rates: Chart,
-    together: Chart,
-    instances: Chart,
-}
-
-impl<'r> JudgedView<'r> {
-    fn new(found: &'r Judged, more: &'r JudgedFindings, name: &dyn Fn(&str) -> String) -> Self {
-        let counted = |label: String, documents: u64| {
-            let share = documents as f64 / found.documents.max(1) as f64;
-            Bar { label, share, value: format!("{} · {}", HumanCount(documents), percent(share)) }
-        };
-        let mut bars: Vec<Bar> =
-            found.behaviors.iter().map(|one| counted(words(one.behavior), one.documents)).collect();
-        bars.push(counted("none of the four".into(), found.none));
-        let rates =
-            charts::bars(&name("rates"), "Documents that show each behavior", &[Group { label: String::new(), bars }]);
-        let breakable =
-            |behavior| words(behavior).replace("ification", "ifi\u{ad}cation").replace("backt", "back\u{ad}t");
-        let labels = Behavior::ALL.map(breakable).to_vec();
-        let cells: Vec<Vec<Cell>> = (0..4)
-            .map(|row| {
-                let of = found.together[row][row].max(1);
-                let cell = |&both: &u64| {
-                    let share = both as f64 / of as f64;
-                    Cell { share, text: HumanCount(both).to_string(), below: format!("{:.0} %", 100.0 * share) }
-                };
-                found.together[row].iter().map(cell).collect()
-            })
-            .collect();
-        let together = charts::matrix(&name("together"), "Behaviors shown by the same document", &labels, &cells);
-        let series: Vec<Series> = (found.behaviors.iter().zip(&more.instances))
-            .map(|(one, counts)| Series {
-                label: words(one.behavior),
-                note: format!("{} in {} documents", HumanCount(one.instances), HumanCount(one.documents)),
-                counts: counts.to_vec(),
-            })
-            .collect();
-        let instances = charts::histograms(
-            &name("instances"),
-            "Instances in a document that shows the behavior",
-            "instances in a document",
-            &instance_bins(),
-            &series,
-        );
-        Self { found, more, rates, together, instances }
-    }
-}
-
-struct CuratedView<'r> {
-    made: &'r Curated,
-    more: &'r CuratedFindings,
-    shares: Chart,
-    lengths: Chart,
-}
-
-impl<'r> CuratedView<'r> {
-    fn new(made: &'r Curated, more: &'r CuratedFindings, name: &dyn Fn(&str) -> String) -> Self {
-        let group = |behavior: Behavior| Group {
-            label: words(behavior),
-            bars: made
-                .corpora
-                .iter()
-                .map(|corpus| {
-                    let share = corpus.record.shown[behavior.index()] as f64 / corpus.documents.max(1) as f64;
-                    Bar { label: corpus.name.clone(), share, value: percent(share) }
-                })
-                .collect(),
-        };
-        let shares =
-            charts::bars(&name("corpora"), "Share of each corpus that shows a behavior", &Behavior::ALL.map(group));
-        let all = || more.lengths.values().flatten();
-        let first = all().map(|bin| bin.from).min().unwrap_or(0);
-        let last = all().map(|bin| bin.from).max().unwrap_or(0);
-        let bins: Vec<u64> = std::iter::once(0)
-            .chain((1..33).map(|power| 1 << power))
-            .filter(|&from| first <= from && from <= last && !more.lengths.is_empty())
-            .collect();
-        let series: Vec<Series> = (made.corpora.iter())
-            .filter_map(|corpus| {
-                let counts: BTreeMap<u64, u64> =
-                    more.lengths.get(&corpus.name)?.iter().map(|bin| (bin.from, bin.documents)).collect();
-                Some(Series {
-                    label: corpus.name.clone(),
-                    note: format!("{} documents", HumanCount(corpus.documents)),
-                    counts: bins.iter().map(|from| counts.get(from).copied().unwrap_or(0)).collect(),
-                })
-            })
-            .collect();
-        let label = |&from: &u64| if from < 1024 { from.to_string() } else { format!("{}k", from >> 10) };
-        let labels: Vec<String> = bins.iter().map(label).collect();
-        let lengths = charts::histograms(
-            &name("lengths"),
-            "Lengths of the corpora's documents",
-            "tokens in a document, at least (k = 1,024)",
-            &labels,
-            &series,
-        );
-        Self { made, more, shares, lengths }
-    }
-}
-
 /// The hosts with the most documents, the rest in one row.
 fn hosts(all: &[Host]) -> Vec<Host> {
     let mut shown: Vec<Host> = all.iter().take(HOSTS_SHOWN).cloned().collect();
@@ -392,16 +292,6 @@ fn hosts(all: &[Host]) -> Vec<Host> {
     shown
 }
 
-fn instance_bins() -> Vec<String> {
-    let ends = INSTANCE_BINS.iter().skip(1).map(Some).chain([None]);
-    let name = |(first, next): (&u32, Option<&u32>)| match next {
-        Some(next) if first + 1 == *next => first.to_string(),
-        Some(next) => format!("{first}–{}", next - 1),
-        None => format!("{first}+"),
-    };
-    INSTANCE_BINS.iter().zip(ends).map(name).collect()
-}
-
 /// Control characters, which HTML does not allow, as their pictures: `␛` for escape.
 fn visible(page: &str) -> String {
     page.chars()
@@ -413,12 +303,4 @@ fn visible(page: &str) -> String {
             other => other,
         })
         .collect()
-}
-
-fn words(behavior: Behavior) -> String {
-    behavior.name().replace('_', " ")
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
 }

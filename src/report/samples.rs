@@ -154,7 +154,8 @@ pub struct Quoter {
 }
 
 impl Quoter {
-    pub fn new() -> Self {
+    /// Quotes by the lexicon that the program ships.
+    pub fn embedded() -> Self {
         Self { judge: CueJudge::new(&Lexicon::embedded()) }
     }
 
@@ -273,13 +274,13 @@ mod tests {
         check("", ("", 0));
         check("  short\n\n\n\n\ntext \n", ("short\n\ntext", 0));
         check(&"x".repeat(700), (&"x".repeat(600), 100));
-        check(&"é word ".repeat(100), (&"é word ".repeat(86)[..].trim_end(), 98));
+        check(&"é word ".repeat(100), ("é word ".repeat(86).trim_end(), 98));
     }
 
     #[test]
     fn cues_are_quoted_with_what_is_around_them() {
         let text = format!("{}\nThat gives 24.  Let me check\nthe result: 4 · 6 = 24.", "Filler é. ".repeat(50));
-        let quotes = Quoter::new().quotes(&text, Behavior::Verification);
+        let quotes = Quoter::embedded().quotes(&text, Behavior::Verification);
         assert_eq!(quotes.len(), 1, "{quotes:?}");
         assert!(quotes[0].cue.starts_with("Let me check"), "{quotes:?}");
         assert!(

@@ -1,4 +1,5 @@
 //! `pipeline inspect`: runs, files, rows and documents, and what it says of things that are none of these.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use crate::small_run::{RECIPE, SmallRun};
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! The report: its numbers are the run's, its bytes depend on nothing else, and no document can break its page.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use crate::small_run::{RECIPE, SmallRun, files};
 use serde_json::Value;
@@ -132,6 +133,7 @@ fn arms_stand_side_by_side_in_one_report() {
     let summary = summary(&run, "runs/small/report");
     let one = &summary["runs"][0]["summary"];
     assert_eq!(one["arms"], serde_json::json!(["nothing", "strict", "wide"]));
+    assert!(page.contains("Side by side") && page.contains("id=\"compared-corpora-title\""));
     // All arms share the labels, and each selects for itself.
     assert_eq!(one["judged"].as_array().unwrap().len(), 1);
     let documents: Vec<(String, u64)> = one["curated"]

@@ -1,4 +1,5 @@
 //! A run of a dozen documents, some of them hostile, with a lexicon of four phrases: small enough to know by heart.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -42,8 +43,7 @@ title = \"Small <run>\"
 ";
 
 /// What people find on the web, and what they should not be able to do to a page or a terminal.
-pub const SCRIPT: &str =
-    "<script>alert(1)</script></style></textarea><img src=x onerror=alert(2)> Let me check: \"2 < 3\" & '4 > 3'. It is. Let me check again.";
+pub const SCRIPT: &str = "<script>alert(1)</script></style></textarea><img src=x onerror=alert(2)> Let me check: \"2 < 3\" & '4 > 3'. It is. Let me check again.";
 pub const ESCAPES: &str =
     "Colour \u{1b}[31mred\u{1b}[0m, a bell \u{7}, a null \u{0}, \u{202e}turned\u{202c}. That fails. Well. That fails.";
 
