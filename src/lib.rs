@@ -13,5 +13,6 @@ pub mod data;
 pub mod error;
 pub mod lm;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod stages;

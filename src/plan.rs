@@ -254,6 +254,7 @@ impl Plan {
         }
         // Work that is cut into units goes first, so that a shard is at hand for all of it in one pass.
         self.order_units_first();
+        self.add_report(recipe);
         self.plan_id = keys::plan_id(self);
     }
 
@@ -268,14 +269,27 @@ impl Plan {
             chain.len() - 1
         };
         let classify = config.classify.as_ref().map(|classify| add(Work::Classify(classify.clone()), vec![]));
-        let curate = config.curate.as_ref().map(|curate| {
+        if let Some(curate) = &config.curate {
             let sketch = add(Work::Sketch(curate.clone()), vec![]);
-            add(Work::Curate(curate.clone()), classify.into_iter().chain([sketch]).collect())
-        });
-        if let Some(report) = &config.report {
-            add(Work::Report(report.clone()), classify.into_iter().chain(curate).collect());
+            add(Work::Curate(curate.clone()), classify.into_iter().chain([sketch]).collect());
         }
         chain
+    }
+
+    /// One report of all arms, last, since it compares them. It shows the settings, so its key covers them.
+    fn add_report(&mut self, recipe: &Recipe) {
+        let mut reports = arms(recipe).filter_map(|(_, config)| config.report.as_ref());
+        let (Some(report), Some(input)) = (recipe.base.report.as_ref().or_else(|| reports.next()), self.inputs.first())
+        else {
+            return;
+        };
+        let work = Work::Report(report.clone());
+        let shown = keys::digest(&serde_json::json!(self.settings));
+        let upstream: Vec<&str> = self.stages.iter().map(|stage| stage.key.as_str()).chain([shown.as_str()]).collect();
+        let key = keys::stage_key(&work, input, &self.resources, self.seed, &upstream);
+        let folder = work.name().to_owned();
+        let arms = recipe.arms.iter().map(|(name, _)| name.clone()).collect();
+        self.stages.push(Stage { work, key, folder, arms, input: 0, reads: (0..self.stages.len()).collect() });
     }
 
     fn input_of(&self, config: &Config) -> Option<usize> {

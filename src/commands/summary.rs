@@ -1,101 +1,84 @@
-//! What a finished run found, in a few lines, and what to type next.
+//! What a run found, in a few lines, and what to type next.
 
-use crate::behavior::Behavior;
-use crate::plan::{Plan, Stage};
+use crate::plan::{Plan, Work};
+use crate::report::summary::{Judged, RunSummary, manifests};
 use crate::run::dir::RunDir;
-use crate::run::manifest::{Counts, LabelStatistics, Manifest};
 use indicatif::HumanCount;
 
-/// The summary of a run folder.
+/// The summary of a finished run.
 pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<String> {
-    let mut lines = Vec::new();
-    let mut example = None;
-    for stage in &plan.stages {
-        let manifests = manifests(plan, stage, dir)?;
-        match stage.work.name() {
-            "classify" => lines.extend(classify_lines(stage, &manifests)),
-            "curate" => {
-                for (name, record) in manifests.iter().flat_map(|manifest| &manifest.corpora) {
-                    let path = dir.path(&stage.folder).join(name);
-                    lines.push(format!(
-                        "{:14} {} documents, {} tokens → {}",
-                        name,
-                        HumanCount(record.train_documents + record.test_documents),
-                        HumanCount(record.train_tokens + record.test_tokens),
-                        path.display()
-                    ));
-                    example.get_or_insert(path.join("train-*.parquet"));
-                }
-            }
-            "report" => lines.extend(
-                manifests
-                    .iter()
-                    .flat_map(|manifest| &manifest.outputs)
-                    .filter(|output| output.path.ends_with(".html"))
-                    .map(|output| format!("{:14} {}", "report", dir.path(&output.path).display())),
-            ),
-            _ => {}
-        }
-    }
+    let summary = RunSummary::new(plan, dir)?;
+    let mut lines = found_lines(&summary, dir);
+    lines.extend(report_lines(plan, dir)?);
     lines.push(String::new());
     lines.push("next:".into());
     lines.push(format!("  pipeline inspect {}", dir.root().display()));
     lines.push(format!("  pipeline verify {}", dir.root().display()));
-    if let Some(path) = example {
+    if let Some((folder, corpus)) = summary.first_corpus() {
+        let path = dir.path(folder).join(&corpus.name).join("train-*.parquet");
         lines.push(format!("  duckdb -c \"select url, backtracking_count, text from '{}' limit 5\"", path.display()));
     }
     Ok(lines.join("\n"))
 }
 
-/// The manifests of a stage that are there and not stale.
-pub(super) fn manifests(plan: &Plan, stage: &Stage, dir: &RunDir) -> anyhow::Result<Vec<Manifest>> {
-    let mut manifests = Vec::new();
-    for unit in stage.unit_ids(plan) {
-        manifests.extend(
-            Manifest::read(&dir.path(stage.manifest(unit)))?.filter(|manifest| manifest.stage_key == stage.key),
-        );
+/// What the judges found, and the corpora with their folders.
+pub(super) fn found_lines(summary: &RunSummary, dir: &RunDir) -> Vec<String> {
+    let mut lines: Vec<String> = summary.judged.iter().flat_map(judged_lines).collect();
+    for made in &summary.curated {
+        for corpus in &made.corpora {
+            let path = dir.path(&made.stage).join(&corpus.name);
+            lines.push(format!(
+                "{:14} {} documents, {} tokens → {}",
+                corpus.name,
+                HumanCount(corpus.documents),
+                HumanCount(corpus.tokens),
+                path.display()
+            ));
+        }
     }
-    Ok(manifests)
+    lines
 }
 
-fn classify_lines(stage: &Stage, manifests: &[Manifest]) -> Vec<String> {
-    let (mut counts, mut labels) = (Counts::default(), LabelStatistics::default());
-    for manifest in manifests {
-        counts.add(&manifest.counts);
-        labels.add(manifest.labels.as_ref().unwrap_or(&LabelStatistics::default()));
+/// Where the report is, if it is done.
+pub(super) fn report_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for stage in plan.stages.iter().filter(|stage| matches!(stage.work, Work::Report(_))) {
+        let manifests = manifests(plan, stage, dir)?;
+        let outputs = manifests.iter().flat_map(|manifest| &manifest.outputs);
+        let pages = outputs.filter(|output| output.path.ends_with(".html"));
+        lines.extend(pages.map(|output| format!("{:14} {}", "report", dir.path(&output.path).display())));
     }
-    let judge = manifests
-        .iter()
-        .find_map(|manifest| manifest.judge.as_ref())
-        .map_or(String::new(), |judge| format!(" by {} ({})", judge.model, judge.kind));
-    let percent = |documents: u64| 100.0 * documents as f64 / labels.documents.max(1) as f64;
+    Ok(lines)
+}
+
+fn judged_lines(judged: &Judged) -> Vec<String> {
+    let judge = judged.judge.as_ref().map_or(String::new(), |judge| format!(" by {} ({})", judge.model, judge.kind));
     let mut lines = vec![
         String::new(),
         format!(
             "{}: {} documents judged{judge}, {} quarantined",
-            stage.folder,
-            HumanCount(labels.documents),
-            HumanCount(counts.quarantined)
+            judged.stage,
+            HumanCount(judged.documents),
+            HumanCount(judged.quarantined)
         ),
     ];
-    for behavior in Behavior::ALL {
-        let shown = labels.shown(behavior);
+    for found in &judged.behaviors {
         lines.push(format!(
             "  {:18} {:>7} documents  {:>5.1} %  {:>7} instances",
-            behavior.name(),
-            HumanCount(shown).to_string(),
-            percent(shown),
-            HumanCount(labels.instances[behavior.index()]).to_string()
+            found.behavior.name(),
+            HumanCount(found.documents).to_string(),
+            100.0 * found.share,
+            HumanCount(found.instances).to_string()
         ));
     }
     lines.push(format!(
         "  {:18} {:>7} documents  {:>5.1} %",
         "none",
-        HumanCount(labels.none()).to_string(),
-        percent(labels.none())
+        HumanCount(judged.none).to_string(),
+        100.0 * judged.none as f64 / judged.documents.max(1) as f64
     ));
-    if labels.partly_read > 0 {
-        lines.push(format!("  {} documents were read in part only", HumanCount(labels.partly_read)));
+    if judged.partly_read > 0 {
+        lines.push(format!("  {} documents were read in part only", HumanCount(judged.partly_read)));
     }
     lines
 }

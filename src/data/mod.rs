@@ -10,6 +10,7 @@ mod parquet_claims;
 mod parquet_footer;
 pub mod parquet_sink;
 mod parquet_source;
+pub mod parquet_table;
 mod positioned_file;
 pub mod sample;
 pub mod schema;

@@ -28,6 +28,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use writer::CorpusWriter;
 
+pub use card::{Host, Statistics};
+
 /// Documents read from a shard at a time.
 const READ_ROWS: usize = 1024;
 

@@ -72,7 +72,7 @@ fn check_refused(name: &str, shard: &[u8], exit: i32, sentence: &str) -> Ended {
 fn shared_data(what: &str) -> Option<PathBuf> {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data")).join(what);
     if !path.exists() {
-        println!("skipped: {what} (no ../shared/data)");
+        eprintln!("skipped: {what} (no ../shared/data)");
         return None;
     }
     Some(path)

@@ -1,4 +1,5 @@
 //! `pipelines/curate.toml` from end to end: a hub on loopback serves real documents, the program does all the rest.
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 use crate::hub_server::{Fault, HubServer};
 use crate::math_docs::shared;

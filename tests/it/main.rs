@@ -1,5 +1,13 @@
 //! Integration tests: one binary, one module per subject.
 
+#![expect(
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and says what it skipped"
+)]
+
 mod bad_input;
 mod cue;
 mod curate_hub;
@@ -9,6 +17,7 @@ mod hub;
 mod hub_faults;
 mod hub_peer;
 mod hub_server;
+mod inspect;
 mod kill;
 mod lm;
 mod made_documents;
@@ -16,10 +25,12 @@ mod math_docs;
 mod near_duplicates;
 mod program;
 mod recipe;
+mod report;
 mod repository;
 mod run;
 mod sample;
 mod shard;
 mod shard_store;
+mod small_run;
 mod tasks;
 mod token_count;

@@ -1,5 +1,4 @@
 //! Recipes through the program: what is wrong with them is said before anything is made; changes and arms.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
 //! Promises about the repository itself: generated files, recipes, the size of files, the direction of dependencies.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use crate::program::Workplace;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
 //! The program undisturbed: what a run writes, says and repeats.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,4 @@
 //! The estimate of token counts against a real tokenizer.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use four_habits::data::token_count::TokenCounter;
 

@@ -1,0 +1,12 @@
+//! A run, told to people: one page, its pictures, and the same numbers for programs.
+//!
+//! [`summary`] folds manifests, [`findings`] reads what lies beside them, [`charts`] draws, [`page`] puts it together.
+
+pub mod charts;
+pub mod findings;
+mod labeled;
+pub mod page;
+mod pictures;
+pub mod samples;
+pub mod source;
+pub mod summary;
