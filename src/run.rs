@@ -3,7 +3,7 @@
 pub mod commit;
 pub mod dir;
 pub mod events;
-mod judges;
+pub mod judges;
 pub mod manifest;
 pub mod reporter;
 pub mod stop;
@@ -176,7 +176,7 @@ impl<'a> Runner<'a> {
         {
             Verdict::Stopped => Ok(false),
             Verdict::Done(work) => {
-                let manifest = cx.manifest(work);
+                let manifest = cx.manifest(*work);
                 manifest.create(&self.dir.path(stage.manifest(&unit.id)))?;
                 self.reporter.emit(Event::UnitDone {
                     stage: stage.folder.clone(),

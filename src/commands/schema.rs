@@ -1,5 +1,7 @@
 //! `pipeline schema`: the formats of everything that users write or read, generated from the types.
 
+mod manual;
+
 use crate::cli::Schema;
 use crate::config::Config;
 use crate::data::schema;
@@ -16,22 +18,26 @@ pub fn run(args: &Schema) -> anyhow::Result<Exit> {
     let files = files()?;
     if args.write {
         for (name, text) in &files {
-            commit::write_atomic(&Path::new("schemas").join(name), text.as_bytes())?;
+            commit::write_atomic(Path::new(name), text.as_bytes())?;
         }
     } else if args.check {
         let stale: Vec<&str> = files
             .iter()
-            .filter(|(name, text)| std::fs::read_to_string(Path::new("schemas").join(name)).ok().as_ref() != Some(text))
+            .filter(|(name, text)| std::fs::read_to_string(name).ok().as_ref() != Some(text))
             .map(|(name, _)| *name)
             .collect();
         if !stale.is_empty() {
-            return Err(Failure::new(Exit::Failed, format!("`schemas/` is not up to date: {}", stale.join(", ")))
-                .hint("run `cargo run --release -- schema --write`")
-                .into());
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("generated files are not up to date: {}", stale.join(", ")),
+            )
+            .hint("run `cargo run --release -- schema --write`")
+            .into());
         }
     } else {
         let all: serde_json::Map<String, Value> = files
             .iter()
+            .filter(|(name, _)| name.ends_with(".json"))
             .map(|(name, text)| Ok(((*name).to_owned(), serde_json::from_str(text)?)))
             .collect::<anyhow::Result<_>>()?;
         super::print_json(&all)?;
@@ -39,14 +45,15 @@ pub fn run(args: &Schema) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// The files of `schemas/`, by name.
+/// The generated files of the repository, by path.
 pub fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
     let pretty = |value: Value| -> anyhow::Result<String> { Ok(serde_json::to_string_pretty(&value)? + "\n") };
     Ok(vec![
-        ("recipe.schema.json", pretty(recipe())?),
-        ("event.schema.json", pretty(schema_for!(Event).to_value())?),
-        ("manifest.schema.json", pretty(schema_for!(Manifest).to_value())?),
-        ("parquet.json", pretty(parquet())?),
+        ("schemas/recipe.schema.json", pretty(recipe())?),
+        ("schemas/event.schema.json", pretty(schema_for!(Event).to_value())?),
+        ("schemas/manifest.schema.json", pretty(schema_for!(Manifest).to_value())?),
+        ("schemas/parquet.json", pretty(parquet())?),
+        ("docs/recipe.md", manual::recipe(&recipe())),
     ])
 }
 

@@ -1,8 +1,10 @@
 //! A way to combine numbers, step by step: what the solver finds, what a trace tries, what an answer states.
 
-use super::puzzle::{MAX_NUMBERS, mix};
+use super::puzzle::MAX_NUMBERS;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
+
+mod class;
 
 /// The most steps a derivation has: each joins two items into one.
 pub const MAX_STEPS: usize = MAX_NUMBERS - 1;
@@ -106,6 +108,22 @@ impl Derivation {
         self.n_numbers + self.n_steps - 1
     }
 
+    /// The same steps over one number more, and its item. `None` if there is no room for it.
+    pub fn with_number(&self, number: u32) -> Option<(Self, u8)> {
+        let item = self.n_numbers;
+        let mut numbers = self.numbers().to_vec();
+        numbers.push(number);
+        if MAX_NUMBERS < numbers.len() {
+            return None;
+        }
+        let moved = |other: u8| if other < item { other } else { other + 1 };
+        let mut wider = Self::new(&numbers);
+        for step in self.steps() {
+            wider.push(Step { left: moved(step.left), right: moved(step.right), ..*step });
+        }
+        Some((wider, item))
+    }
+
     /// Forgets all but the first `n_steps` steps.
     pub fn truncate(&mut self, n_steps: usize) {
         self.n_steps = self.n_steps.min(n_steps as u8);
@@ -198,76 +216,6 @@ impl Derivation {
             }
         }
     }
-
-    /// Equal for solutions that differ only by order and grouping: sums are flattened to what is added and subtracted,
-    /// products to what is multiplied and divided, and dividing by the number 1 is multiplying by it. A 64-bit hash, so
-    /// that two different classes agree with probability 2⁻⁶⁴.
-    pub fn class(&self) -> u64 {
-        let mut forms = [Form::default(); MAX_ITEMS];
-        for (form, &number) in forms.iter_mut().zip(self.numbers()) {
-            let term = mix(number.into());
-            *form = Form::of_term(term);
-            if number == 1 {
-                (form.product, form.ones) = (Sides::default(), 1);
-            }
-        }
-        for (index, step) in self.steps().iter().enumerate() {
-            let (left, right) = (forms[usize::from(step.left)], forms[usize::from(step.right)]);
-            forms[self.result_item(index)] = match step.operator {
-                Operator::Add => Form::of_sum(left.sum.join(right.sum)),
-                Operator::Subtract => Form::of_sum(left.sum.join(right.sum.flipped())),
-                Operator::Multiply => Form::of_product(left.product.join(right.product), left.ones + right.ones),
-                Operator::Divide => {
-                    Form::of_product(left.product.join(right.product.flipped()), left.ones + right.ones)
-                }
-            };
-        }
-        forms[self.last_item()].term
-    }
-}
-
-/// An item as [`Derivation::class`] sees it: one term, a flattened sum and a flattened product.
-#[derive(Clone, Copy, Default)]
-struct Form {
-    term: u64,
-    sum: Sides,
-    product: Sides,
-    /// How often the number 1 is among the product's factors. It is not in `product`, where its side would show.
-    ones: u64,
-}
-
-/// What is added and what is subtracted, or what is multiplied and what is divided by: the sums of the terms' hashes.
-#[derive(Clone, Copy, Default)]
-struct Sides(u64, u64);
-
-impl Sides {
-    fn join(self, other: Self) -> Self {
-        Self(self.0.wrapping_add(other.0), self.1.wrapping_add(other.1))
-    }
-
-    fn flipped(self) -> Self {
-        Self(self.1, self.0)
-    }
-}
-
-impl Form {
-    const SUM: u64 = 0x51;
-    const PRODUCT: u64 = 0x52;
-
-    fn of_term(term: u64) -> Self {
-        Self { term, sum: Sides(mix(term ^ Self::SUM), 0), product: Sides(mix(term ^ Self::PRODUCT), 0), ones: 0 }
-    }
-
-    fn of_sum(sum: Sides) -> Self {
-        // A difference and its negation are one term; which of them a solution contains follows from its target.
-        let term = mix(mix(sum.0.min(sum.1) ^ Self::SUM) ^ sum.0.max(sum.1));
-        Self { sum, ..Self::of_term(term) }
-    }
-
-    fn of_product(product: Sides, ones: u64) -> Self {
-        let term = mix(mix(mix(product.0 ^ Self::PRODUCT) ^ product.1).wrapping_add(ones));
-        Self { product, ones, ..Self::of_term(term) }
-    }
 }
 
 /// Every item's value: numbers, then results.
@@ -331,72 +279,4 @@ impl Notation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::countdown::expr::{Expr, Value};
-    use Operator::{Add, Divide, Multiply, Subtract};
-
-    fn derive(numbers: &[u32], steps: &[(u8, Operator, u8)]) -> Derivation {
-        let mut derivation = Derivation::new(numbers);
-        for &(left, operator, right) in steps {
-            derivation.push(Step { left, operator, right });
-        }
-        derivation
-    }
-
-    #[test]
-    fn expressions_have_the_fewest_parentheses() {
-        let check = |numbers: &[u32], steps: &[(u8, Operator, u8)], expect: &str| {
-            assert_eq!(derive(numbers, steps).expression(Notation::Spaced), expect);
-        };
-        check(&[1, 2, 3], &[(0, Add, 1), (3, Divide, 2)], "(1 + 2) / 3");
-        check(&[1, 2, 3], &[(1, Add, 2), (0, Add, 3)], "1 + 2 + 3");
-        check(&[9, 2, 3], &[(1, Subtract, 2), (0, Subtract, 3)], "9 - (2 - 3)");
-        check(&[8, 4, 2], &[(1, Divide, 2), (0, Divide, 3)], "8 / (4 / 2)");
-        check(&[8, 4, 2], &[(1, Divide, 2), (0, Multiply, 3)], "8 * (4 / 2)");
-        check(&[8, 4, 2], &[(0, Divide, 1), (3, Multiply, 2)], "8 / 4 * 2");
-        check(&[5], &[], "5");
-    }
-
-    #[test]
-    fn expressions_mean_what_the_steps_say() {
-        // Every derivation over three numbers whose values stay natural.
-        for first in Operator::ALL {
-            for second in Operator::ALL {
-                for (left, right) in [(3, 2), (2, 3)] {
-                    let derivation = derive(&[12, 3, 36], &[(0, first, 1), (left, second, right)]);
-                    let Some(value) = derivation.value() else { continue };
-                    for notation in [Notation::Spaced, Notation::Tight, Notation::Typographic, Notation::Words] {
-                        let expr = Expr::parse(&derivation.expression(notation)).unwrap();
-                        assert_eq!(expr.value, Value::Exact(super::super::ratio::Ratio::whole(value)));
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_known_stands_as_a_number() {
-        let derivation = derive(&[3, 4, 5, 6], &[(0, Multiply, 1), (2, Add, 3), (4, Add, 5)]);
-        let values = derivation.values().unwrap();
-        let mut text = String::new();
-        derivation.write_expression(&mut text, Notation::Typographic, 1, Some(&values));
-        assert_eq!(text, "12 + 5 + 6");
-        assert_eq!(derivation.free_items(1).collect::<Vec<_>>(), [2, 3, 4]);
-    }
-
-    #[test]
-    fn classes_ignore_order_and_grouping() {
-        let class = |numbers: &[u32], steps: &[(u8, Operator, u8)]| derive(numbers, steps).class();
-        // 9 - (5 - 2) and (9 + 2) - 5 and (9 - 5) + 2
-        let one = class(&[9, 5, 2], &[(1, Subtract, 2), (0, Subtract, 3)]);
-        assert_eq!(one, class(&[5, 2, 9], &[(2, Add, 1), (3, Subtract, 0)]));
-        assert_eq!(one, class(&[9, 5, 2], &[(0, Subtract, 1), (3, Add, 2)]));
-        assert_ne!(one, class(&[9, 5, 2], &[(0, Subtract, 1), (3, Subtract, 2)]));
-        // 8 * 6 / 2 and 8 * (6 / 2)
-        let two = class(&[8, 6, 2], &[(0, Multiply, 1), (3, Divide, 2)]);
-        assert_eq!(two, class(&[8, 6, 2], &[(1, Divide, 2), (3, Multiply, 0)]));
-        assert_eq!(class(&[7, 1], &[(0, Multiply, 1)]), class(&[7, 1], &[(0, Divide, 1)]));
-        assert_ne!(class(&[7, 1], &[(0, Multiply, 1)]), class(&[7, 1], &[(1, Divide, 0)]));
-    }
-}
+mod tests;

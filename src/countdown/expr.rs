@@ -84,8 +84,8 @@ impl Parser<'_> {
         let mut value = self.product(depth)?;
         loop {
             let operation = match self.peek() {
-                Symbol::Plus => Ratio::add,
-                Symbol::Minus => Ratio::subtract,
+                Symbol::Plus => Ratio::checked_add,
+                Symbol::Minus => Ratio::checked_sub,
                 _ => return Ok(value),
             };
             self.advance();
@@ -103,9 +103,9 @@ impl Parser<'_> {
             self.advance();
             let factor = self.factor(depth)?;
             value = match symbol {
-                Symbol::Times => combine(value, factor, Ratio::multiply),
+                Symbol::Times => combine(value, factor, Ratio::checked_mul),
                 _ if factor == Value::Exact(Ratio::ZERO) => Value::DivisionByZero,
-                _ => combine(value, factor, Ratio::divide),
+                _ => combine(value, factor, Ratio::checked_div),
             };
         }
     }
@@ -122,7 +122,7 @@ impl Parser<'_> {
             Symbol::Minus => {
                 self.advance();
                 Ok(match self.factor(depth + 1)? {
-                    Value::Exact(ratio) => ratio.negate().map_or(Value::Overflow, Value::Exact),
+                    Value::Exact(ratio) => ratio.checked_neg().map_or(Value::Overflow, Value::Exact),
                     other => other,
                 })
             }

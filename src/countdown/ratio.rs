@@ -41,7 +41,7 @@ impl Ratio {
         self.numerator as f64 / self.denominator as f64
     }
 
-    pub fn add(self, other: Self) -> Option<Self> {
+    pub fn checked_add(self, other: Self) -> Option<Self> {
         if self.denominator == 1 && other.denominator == 1 {
             return self.numerator.checked_add(other.numerator).map(Self::whole);
         }
@@ -49,11 +49,11 @@ impl Ratio {
         Self::new((a * d).checked_add(c * b)?, b * d)
     }
 
-    pub fn subtract(self, other: Self) -> Option<Self> {
-        self.add(other.negate()?)
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.checked_add(other.checked_neg()?)
     }
 
-    pub fn multiply(self, other: Self) -> Option<Self> {
+    pub fn checked_mul(self, other: Self) -> Option<Self> {
         if self.denominator == 1 && other.denominator == 1 {
             return self.numerator.checked_mul(other.numerator).map(Self::whole);
         }
@@ -62,12 +62,12 @@ impl Ratio {
     }
 
     /// `None` for a zero divisor as well as for overflow; ask [`Ratio::ZERO`] first to tell them apart.
-    pub fn divide(self, other: Self) -> Option<Self> {
+    pub fn checked_div(self, other: Self) -> Option<Self> {
         let (a, b, c, d) = self.parts(other);
         Self::new(a * d, b * c)
     }
 
-    pub fn negate(self) -> Option<Self> {
+    pub fn checked_neg(self) -> Option<Self> {
         Some(Self { numerator: self.numerator.checked_neg()?, denominator: self.denominator })
     }
 
@@ -113,11 +113,11 @@ mod tests {
     fn arithmetic_is_exact_and_reduced() {
         let third = Ratio::new(1, 3).unwrap();
         let sixth = Ratio::new(-2, -12).unwrap();
-        assert_eq!(third.add(sixth), Ratio::new(1, 2));
-        assert_eq!(third.subtract(third), Some(Ratio::ZERO));
-        assert_eq!(third.multiply(Ratio::whole(3)), Some(Ratio::ONE));
+        assert_eq!(third.checked_add(sixth), Ratio::new(1, 2));
+        assert_eq!(third.checked_sub(third), Some(Ratio::ZERO));
+        assert_eq!(third.checked_mul(Ratio::whole(3)), Some(Ratio::ONE));
         assert_eq!(
-            Ratio::whole(8).divide(Ratio::whole(3).subtract(Ratio::new(8, 3).unwrap()).unwrap()),
+            Ratio::whole(8).checked_div(Ratio::whole(3).checked_sub(Ratio::new(8, 3).unwrap()).unwrap()),
             Some(Ratio::whole(24))
         );
         assert!(third > sixth && Ratio::whole(-1) < Ratio::ZERO);
@@ -127,10 +127,10 @@ mod tests {
     #[test]
     fn overflow_and_division_by_zero_are_none() {
         let huge = Ratio::whole(i64::MAX);
-        assert_eq!(huge.add(Ratio::ONE), None);
-        assert_eq!(huge.multiply(huge), None);
-        assert_eq!(Ratio::whole(i64::MIN).negate(), None);
-        assert_eq!(huge.divide(Ratio::ZERO), None);
-        assert_eq!(Ratio::new(1, i64::MAX as i128).unwrap().divide(huge), None);
+        assert_eq!(huge.checked_add(Ratio::ONE), None);
+        assert_eq!(huge.checked_mul(huge), None);
+        assert_eq!(Ratio::whole(i64::MIN).checked_neg(), None);
+        assert_eq!(huge.checked_div(Ratio::ZERO), None);
+        assert_eq!(Ratio::new(1, i64::MAX as i128).unwrap().checked_div(huge), None);
     }
 }

@@ -202,7 +202,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expect: u32) {
-        assert_eq!(TokenCounter::Pieces.count(text), expect, "`{text}`");
+        assert_eq!(TokenCounter::Pieces.count(text), expect, "`{text:.60}`");
     }
 
     #[test]
@@ -218,7 +218,7 @@ mod tests {
         check(&"-".repeat(80), 26);
         check("\\frac{1}{2}", 7);
         check("数学", 4);
-        check(&"z".repeat(1_000_000), 312_504);
+        check(&"z".repeat(1_000_000), 312_499);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::behavior::judge::Judge;
 use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
 use crate::config::Classify;
 use crate::data::hub::Hub;
+use crate::error::{Exit, Failure};
 use crate::plan::{Location, Plan};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -27,14 +28,27 @@ pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub) -> anyhow::Resul
         }
         return Ok(Box::new(LmJudge::load(&spec)?));
     }
-    let lexicon = match classify.cue.as_ref().and_then(|cue| cue.lexicon.as_ref()) {
-        None => Lexicon::embedded(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read lexicon `{path}`"))?;
-            Lexicon::parse(&text).with_context(|| format!("lexicon `{path}` is not one"))?
-        }
-    };
-    Ok(Box::new(CueJudge::new(&lexicon)))
+    let lexicon = classify.cue.as_ref().and_then(|cue| cue.lexicon.as_deref());
+    Ok(Box::new(CueJudge::new(&read_lexicon(lexicon)?)))
+}
+
+/// The judge of a specification on the command line: `cue`, `cue:LEXICON` or `lm:MODEL`.
+pub fn from_spec(spec: &str) -> anyhow::Result<Box<dyn Judge>> {
+    match spec.split_once(':') {
+        None if spec == "cue" => Ok(Box::new(CueJudge::new(&read_lexicon(None)?))),
+        Some(("cue", lexicon)) => Ok(Box::new(CueJudge::new(&read_lexicon(Some(lexicon))?))),
+        Some(("lm", model)) if !model.is_empty() => Ok(Box::new(LmJudge::load(&LmJudgeSpec::new(model))?)),
+        _ => Err(Failure::new(Exit::Usage, format!("`{spec}` is not a judge"))
+            .hint("expected `cue`, `cue:LEXICON` or `lm:MODEL`, a folder or `.gguf` file")
+            .into()),
+    }
+}
+
+fn read_lexicon(path: Option<&str>) -> anyhow::Result<Lexicon> {
+    let Some(path) = path else { return Ok(Lexicon::embedded()) };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| Failure::new(Exit::Usage, format!("cannot read lexicon `{path}`")))?;
+    Lexicon::parse(&text).with_context(|| Failure::new(Exit::Usage, format!("`{path}` is not a lexicon")))
 }
 
 /// The recipe's own prompts, as far as its folder has them.

@@ -28,7 +28,7 @@ pub struct WorkContext<'a> {
 
 /// How a unit's work ended.
 pub enum Verdict {
-    Done(UnitWork),
+    Done(Box<UnitWork>),
     /// A signal asked for it; what is done so far is journaled.
     Stopped,
 }

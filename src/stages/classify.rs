@@ -60,7 +60,7 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, judge: &mut dyn Judge) -
 
     let work = commit(cx, &identity, &entries)?;
     journal.remove()?;
-    Ok(Verdict::Done(work))
+    Ok(Verdict::Done(Box::new(work)))
 }
 
 fn track(cx: &WorkContext, entries: &[Entry]) {

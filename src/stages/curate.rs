@@ -24,6 +24,7 @@ use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use select::{Facts, Fate, Selection};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use writer::CorpusWriter;
 
 pub use card::{Host, Statistics};
@@ -134,15 +135,27 @@ fn write_corpora(
         let table = facts::read_unit(runner, stage, plan_unit)?;
         let rows: Vec<u64> = documents.iter().map(|&document| facts[document as usize].row).collect();
         let mut done = 0;
-        for batch in reader.batches(plan_unit.row_groups.clone(), Wanted::ALL, Some(&rows), READ_ROWS)? {
-            let batch = batch?;
-            let documents = &documents[done..done + batch.len()];
-            done += batch.len();
-            let rows = corpus_batch(runner.plan, stage, unit, &batch, &table)?;
-            for writer in writers.values_mut() {
-                writer.add(&rows, documents)?;
+        let batches = reader.batches(plan_unit.row_groups.clone(), Wanted::ALL, Some(&rows), READ_ROWS)?;
+        std::thread::scope(|scope| -> anyhow::Result<()> {
+            let (send, receive) = sync_channel(1);
+            scope.spawn(move || {
+                for batch in batches {
+                    if send.send(batch).is_err() {
+                        return;
+                    }
+                }
+            });
+            for batch in receive {
+                let batch = batch?;
+                let documents = &documents[done..done + batch.len()];
+                done += batch.len();
+                let rows = corpus_batch(runner.plan, stage, unit, &batch, &table)?;
+                for writer in writers.values_mut() {
+                    writer.add(&rows, documents)?;
+                }
             }
-        }
+            Ok(())
+        })?;
         anyhow::ensure!(
             done == documents.len(),
             "unit `{}` gave {done} of {} chosen rows",

@@ -135,7 +135,12 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> 
     sink.write(&batch(&sketched, bands)?)?;
     let kept = sketched.len() as u64;
     let counts = Counts { rows_in, kept, quarantined: rows_in - kept, ..Counts::default() };
-    Ok(Verdict::Done(UnitWork { outputs: vec![cx.output(&path, sink.finish()?)], counts, labels: None, judge: None }))
+    Ok(Verdict::Done(Box::new(UnitWork {
+        outputs: vec![cx.output(&path, sink.finish()?)],
+        counts,
+        labels: None,
+        judge: None,
+    })))
 }
 
 fn batch(sketched: &[Sketched], bands: usize) -> anyhow::Result<RecordBatch> {

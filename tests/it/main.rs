@@ -1,18 +1,28 @@
 //! Integration tests: one binary, one module per subject.
 
+mod bad_input;
 mod cue;
+mod curate_hub;
 mod decontamination;
+mod disk;
 mod hub;
 mod hub_faults;
 mod hub_peer;
 mod hub_server;
 mod inspect;
+mod kill;
 mod lm;
+mod made_documents;
 mod math_docs;
 mod near_duplicates;
+mod program;
+mod recipe;
 mod report;
+mod repository;
+mod run;
 mod sample;
 mod shard;
 mod shard_store;
 mod small_run;
+mod tasks;
 mod token_count;

@@ -278,7 +278,7 @@ impl<'a> Sentences<'a> {
             Some(b'(') => return (self.formula(2, 2), false),
             Some(b'[') => return (self.formula(3, 2), false),
             Some(byte) if byte.is_ascii_alphabetic() => {}
-            Some(byte) if byte.is_ascii() => return (self.skip(2), false),
+            Some(byte) if byte.is_ascii() && !byte.is_ascii_whitespace() => return (self.skip(2), false),
             _ => return (self.skip(1), false),
         }
         let length = rest.bytes().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(rest.len());
@@ -366,6 +366,7 @@ mod tests {
         check("One. Two! Three? Four", "^One | ^Two | ^Three | ^Four");
         check("See e.g. Lang, i.e. chapter 3, cf. Eq. 5 there.", "^See e ^g ^Lang i ^e ^chapter 3 cf ^Eq ^5 there");
         check("No stop\n\nhere\nbut there", "^No stop | ^here but there");
+        check("A line \\\\\nbreak and \\\n\nan end", "^A line break and | ^an end");
         check("Plan:\n1. Find x\n2) Solve\n- Check\n# End", "^Plan ^: | ^1 | ^Find x | ^2 Solve | ^Check | ^End");
         check("a: b; c (d) — e", "^a ^: ^b ^c ^d ^e");
         check("(That works.) So", "^That works | ^So");

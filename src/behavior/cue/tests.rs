@@ -129,6 +129,8 @@ const NEUTRAL: [&str; 4] = [
 ];
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
     #[test]
     fn any_text_has_labels_in_range(text in any::<String>()) {
         if let Ok(labels) = judge().label(&text) {

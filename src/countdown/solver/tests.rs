@@ -37,10 +37,10 @@ impl Item {
             format!("({})", texts.concat())
         };
         let value = match operator {
-            Operator::Add => self.value.add(other.value),
-            Operator::Subtract => self.value.subtract(other.value),
-            Operator::Multiply => self.value.multiply(other.value),
-            Operator::Divide => self.value.divide(other.value),
+            Operator::Add => self.value.checked_add(other.value),
+            Operator::Subtract => self.value.checked_sub(other.value),
+            Operator::Multiply => self.value.checked_mul(other.value),
+            Operator::Divide => self.value.checked_div(other.value),
         }?;
         Some(if matches!(operator, Operator::Add | Operator::Subtract) {
             let terms = join(&self.terms, &other.terms, operator == Operator::Subtract);

@@ -7,7 +7,7 @@
 use super::super::ops::Heads;
 use super::super::packed::Packed;
 use super::matrix::Lines;
-use super::tile::{COLUMNS, Element, ROWS, multiply};
+use super::tile::{COLUMNS, Element, ROWS, Start, multiply};
 use super::vector;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -125,20 +125,23 @@ impl Attention<'_> {
         self.packed.positions()[row] as usize
     }
 
-    /// A head of one row, normed and rotated as it should be, into `head`.
-    fn head(&self, row: usize, index: usize, head: &mut [f32]) {
+    /// `scale` times a head of one row, normed and rotated as it should be, into `out`.
+    fn head(&self, row: usize, index: usize, scale: f32, out: &mut [f32]) {
         let Heads { query, kv, dim } = self.heads;
-        head.copy_from_slice(&self.qkv[row * self.heads.width() + index * dim..][..dim]);
-        if index >= query + kv {
-            return;
-        }
-        if let Some((weights, eps)) = self.head_norms {
-            let weight = if index < query { &weights[..dim] } else { &weights[dim..] };
-            let scale = 1.0 / (vector::sum_of_squares(head) / dim as f32 + eps).sqrt();
-            head.iter_mut().zip(weight).for_each(|(x, weight)| *x *= scale * weight);
-        }
+        let head = &self.qkv[row * self.heads.width() + index * dim..][..dim];
         let half = dim / 2;
-        vector::rotate(head, &self.cos[row * half..][..half], &self.sin[row * half..][..half]);
+        let (cos, sin) = (&self.cos[row * half..][..half], &self.sin[row * half..][..half]);
+        match self.head_norms {
+            _ if index >= query + kv => vector::scaled(out, head, scale),
+            None => vector::rotate(out, head, cos, sin, scale),
+            Some((weights, eps)) => {
+                let weight = if index < query { &weights[..dim] } else { &weights[dim..] };
+                let mut normed = vec![0f32; dim];
+                let norm = 1.0 / (vector::sum_of_squares(head) / dim as f32 + eps).sqrt();
+                vector::scale_by(&mut normed, head, norm, weight);
+                vector::rotate(out, &normed, cos, sin, scale);
+            }
+        }
     }
 
     /// The query heads that share key-value head `shared`, for all rows of a block.
@@ -163,8 +166,7 @@ impl Attention<'_> {
         scratch.queries.clear();
         scratch.queries.resize(count * depth, E::default());
         for (r, queries) in scratch.queries.chunks_exact_mut(depth).enumerate() {
-            self.head(block.rows.start + r / group, shared * group + r % group, &mut head);
-            head.iter_mut().for_each(|x| *x *= scale);
+            self.head(block.rows.start + r / group, shared * group + r % group, scale, &mut head);
             E::convert(queries, &head);
         }
 
@@ -173,68 +175,65 @@ impl Attention<'_> {
         for panel in keys.iter().flat_map(|keys| keys.panel..keys.panel + keys.panels) {
             for first in (0..count).step_by(ROWS) {
                 let rows = ROWS.min(count - first);
-                let mut sums = [[0.0; COLUMNS]; ROWS];
                 let queries = &scratch.queries[first * depth..];
-                multiply(queries, depth, rows, panels.keys(shared, panel), depth / E::GROUP, &mut sums);
-                for (r, sums) in (first..).zip(&sums[..rows]) {
-                    scratch.scores[r * columns + column..][..COLUMNS].copy_from_slice(sums);
-                }
+                let scores = &mut scratch.scores[first * columns + column..];
+                let panel = panels.keys(shared, panel);
+                multiply(queries, depth, rows, panel, depth / E::GROUP, Start::ZERO, scores, columns);
             }
             column += COLUMNS;
         }
 
-        // Every weight is written below or stays zero: hidden keys and the padding of panels take no part.
-        scratch.weights.clear();
+        // Hidden keys and the padding of panels get a weight of zero.
         scratch.weights.resize(count * columns, E::default());
         scratch.inverse_sums.clear();
-        for (r, scores) in scratch.scores.chunks_exact_mut(columns).take(count).enumerate() {
-            let seen = self.seen(block.rows.start + r / group, keys);
-            let shift =
-                seen.iter().map(|seen| vector::highest(&scores[seen.clone()])).fold(f32::NEG_INFINITY, f32::max);
-            let mut sum = 0.0;
-            for seen in seen {
-                sum += vector::exponentials(&mut scores[seen.clone()], shift);
-                E::convert(&mut scratch.weights[r * columns..][seen.clone()], &scores[seen]);
-            }
+        let rows = scratch.scores.chunks_exact_mut(columns).zip(scratch.weights.chunks_exact_mut(columns)).take(count);
+        for (r, (scores, weights)) in rows.enumerate() {
+            self.hide(block.rows.start + r / group, keys, scores);
+            let highest = vector::highest(scores);
+            let sum = vector::exponentials(scores, highest);
+            E::convert(weights, scores);
             scratch.inverse_sums.push(1.0 / sum);
         }
 
+        let (mut sums, mut more) = ([0.0; ROWS * COLUMNS], [0.0; ROWS * COLUMNS]);
         for first in (0..count).step_by(ROWS) {
             let rows = ROWS.min(count - first);
             for slice in 0..dim.div_ceil(COLUMNS) {
-                let mut sums = [[0.0; COLUMNS]; ROWS];
                 let mut column = 0;
                 for keys in keys {
                     let weights = &scratch.weights[first * columns + column..];
                     let values = panels.values(shared, slice, keys.panel, keys.panels);
-                    multiply(weights, columns, rows, values, keys.len.div_ceil(E::GROUP), &mut sums);
+                    let start = match column {
+                        0 => Start::ZERO,
+                        _ => Start { from: &sums, stride: COLUMNS },
+                    };
+                    multiply(weights, columns, rows, values, keys.len.div_ceil(E::GROUP), start, &mut more, COLUMNS);
+                    std::mem::swap(&mut sums, &mut more);
                     column += keys.panels * COLUMNS;
                 }
                 let width = COLUMNS.min(dim - slice * COLUMNS);
-                for (r, sums) in (first..).zip(&sums[..rows]) {
+                for (r, sums) in (first..).zip(sums.chunks_exact(COLUMNS).take(rows)) {
                     let start = (r / group * query + shared * group + r % group) * dim + slice * COLUMNS;
                     let inverse = scratch.inverse_sums[r];
-                    out[start..][..width].iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * inverse);
+                    vector::scaled(&mut out[start..][..width], sums, inverse);
                 }
             }
         }
     }
 
-    /// The columns of the scores that one row sees, a range per run of keys.
-    fn seen(&self, row: usize, keys: &[Keys]) -> Vec<Range<usize>> {
+    /// Sets the scores of the keys that one row does not see to negative infinity.
+    fn hide(&self, row: usize, keys: &[Keys], scores: &mut [f32]) {
         let position = self.position(row);
         let oldest = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        let mut column = 0;
-        let mut seen = Vec::with_capacity(keys.len());
+        let mut rest = scores;
         for keys in keys {
+            let (scores, others) = rest.split_at_mut(keys.panels * COLUMNS);
             let start = oldest.saturating_sub(keys.position).min(keys.len);
             let end = (position + 1).saturating_sub(keys.position).min(keys.len);
-            if start < end {
-                seen.push(column + start..column + end);
-            }
-            column += keys.panels * COLUMNS;
+            scores[..start].fill(f32::NEG_INFINITY);
+            scores[end.max(start)..].fill(f32::NEG_INFINITY);
+            rest = others;
         }
-        seen
     }
 }
 
@@ -271,7 +270,7 @@ impl<E: Element> Panels<E> {
                 let (shared, rows) = (index / count, &rows[index % count]);
                 let mut head = vec![0f32; dim];
                 for (column, row) in rows.clone().enumerate() {
-                    attention.head(row, query + shared, &mut head);
+                    attention.head(row, query + shared, 1.0, &mut head);
                     for (d, x) in head.iter().enumerate() {
                         panel[(d / E::GROUP * COLUMNS + column) * E::GROUP + d % E::GROUP] = E::from_f32(*x);
                     }
@@ -314,7 +313,7 @@ mod tests {
         let Heads { query, kv, dim } = a.heads;
         let head = |row: usize, index: usize| {
             let mut head = vec![0f32; dim];
-            a.head(row, index, &mut head);
+            a.head(row, index, 1.0, &mut head);
             head
         };
         let mut out = Vec::new();

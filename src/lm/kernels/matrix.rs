@@ -1,6 +1,6 @@
 //! Matrix products with packed weights, with what comes before (RMSNorm) and after (bias, residual, SwiGLU) fused in.
 
-use super::tile::{COLUMNS, Element, ROWS, multiply};
+use super::tile::{COLUMNS, Element, ROWS, Start, multiply};
 use super::vector;
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -16,15 +16,6 @@ pub(in crate::lm) struct PackedMatrix<E> {
     /// Outputs, or, interleaved, gates.
     width: usize,
     interleaved: bool,
-}
-
-/// What happens to a product before it is stored.
-pub(in crate::lm) enum Finish<'a> {
-    Store,
-    /// `(T, width)` is added.
-    Add(&'a [f32]),
-    /// `silu(gate) * up`; the matrix must have been packed with [`PackedMatrix::interleaved`].
-    SwiGlu,
 }
 
 /// RMSNorm of the input's rows.
@@ -86,30 +77,21 @@ impl<E: Element> PackedMatrix<E> {
         self.width
     }
 
-    /// `finish(norm(x) W^T + bias)` for `x` of `(T, inner)`: `(T, width)`.
+    /// `norm(x) W^T + bias` for `x` of `(T, inner)`: `(T, width)`; of an interleaved matrix `silu(gate) * up`.
     ///
     /// # Panics
-    /// When lengths do not fit; [`super::super::linear`] checks them.
-    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>, finish: &Finish<'_>) -> Vec<f32> {
+    /// When lengths do not fit; [`super::super::layer`] checks them.
+    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>) -> Vec<f32> {
         let rows = x.len() / self.inner;
         assert_eq!(x.len(), rows * self.inner, "the input's width");
-        assert_eq!(matches!(finish, Finish::SwiGlu), self.interleaved, "only gates and ups are interleaved");
         let mut out = vec![0f32; rows * self.width];
         let task = rows_per_task(rows);
-        out.par_chunks_mut(task * self.width).enumerate().for_each_init(Vec::new, |scratch, (index, out)| {
-            let first = index * task;
-            let count = out.len() / self.width;
-            let x = &x[first * self.inner..][..count * self.inner];
-            let added = match finish {
-                Finish::Add(added) => Some(&added[first * self.width..][..out.len()]),
-                Finish::Store | Finish::SwiGlu => None,
-            };
-            self.block(x, norm, added, out, scratch);
-        });
+        let tasks = out.par_chunks_mut(task * self.width).zip(x.par_chunks(task * self.inner));
+        tasks.for_each_init(Vec::new, |a, (out, x)| self.block(x, norm, None, out, a));
         out
     }
 
-    /// A block of rows, on one thread.
+    /// [`PackedMatrix::product`] of a few rows, on one thread, plus `added` of `(T, width)` if there is something to add.
     fn block(&self, x: &[f32], norm: Option<Norm<'_>>, added: Option<&[f32]>, out: &mut [f32], a: &mut Vec<E>) {
         let groups = self.inner.div_ceil(E::GROUP);
         let stride = groups * E::GROUP;
@@ -128,31 +110,78 @@ impl<E: Element> PackedMatrix<E> {
         }
 
         let outputs = if self.interleaved { COLUMNS / 2 } else { COLUMNS };
+        let mut sums = [0.0; ROWS * COLUMNS];
         for (index, panel) in self.panels.chunks_exact(stride * COLUMNS).enumerate() {
-            let bias = self.bias.as_ref().map(|bias| &bias[index * COLUMNS..][..COLUMNS]);
-            let start = index * outputs;
-            let end = (start + outputs).min(self.width);
-            for first in (0..rows).step_by(ROWS) {
-                let count = ROWS.min(rows - first);
-                let mut sums = [[0.0; COLUMNS]; ROWS];
-                multiply(&a[first * stride..], stride, count, panel, groups, &mut sums);
-                for (row, sums) in (first..).zip(&mut sums[..count]) {
-                    if let Some(bias) = bias {
-                        sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+            let first = index * outputs;
+            let whole = !self.interleaved && first + COLUMNS <= self.width;
+            let bias = self.bias.as_ref().map(|bias| Start { from: &bias[index * COLUMNS..][..COLUMNS], stride: 0 });
+            for row in (0..rows).step_by(ROWS) {
+                let count = ROWS.min(rows - row);
+                let (a, at) = (&a[row * stride..], row * self.width + first);
+                match (whole, bias, added) {
+                    // The sums start from what is added and go where they belong.
+                    (true, None, Some(added)) => {
+                        let start = Start { from: &added[at..], stride: self.width };
+                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width);
                     }
-                    let at = row * self.width + start..row * self.width + end;
-                    let out = &mut out[at.clone()];
-                    match added {
-                        Some(added) => vector::sum(out, sums, &added[at]),
-                        None if self.interleaved => {
-                            let (gate, up) = sums.split_at(outputs);
-                            vector::swiglu(out, gate, up);
+                    (true, bias, None) => {
+                        let start = bias.unwrap_or(Start::ZERO);
+                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width);
+                    }
+                    // Everything else goes through a tile's worth of memory.
+                    _ => {
+                        multiply(a, stride, count, panel, groups, bias.unwrap_or(Start::ZERO), &mut sums, COLUMNS);
+                        let width = outputs.min(self.width - first);
+                        for (row, sums) in sums.chunks_exact(COLUMNS).take(count).enumerate() {
+                            let at = at + row * self.width;
+                            let out = &mut out[at..at + width];
+                            match added {
+                                Some(added) => vector::sum(out, sums, &added[at..]),
+                                None if self.interleaved => {
+                                    let (gate, up) = sums.split_at(outputs);
+                                    vector::swiglu(out, gate, up);
+                                }
+                                None => out.copy_from_slice(&sums[..width]),
+                            }
                         }
-                        None => out.copy_from_slice(&sums[..end - start]),
                     }
                 }
             }
         }
+    }
+}
+
+/// What a layer does to each row on its own after attention.
+pub(in crate::lm) struct AfterAttention<'a, E> {
+    pub output: &'a PackedMatrix<E>,
+    pub norm: Norm<'a>,
+    /// Interleaved.
+    pub gate_up: &'a PackedMatrix<E>,
+    pub down: &'a PackedMatrix<E>,
+}
+
+impl<E: Element> AfterAttention<'_, E> {
+    /// `y + down(swiglu(norm(y)))` with `y = x + output(attended)`, for `attended` of `(T, heads D)` and `x` of `(T, H)`: `(T, H)`.
+    ///
+    /// A block of rows goes all the way on one thread, so that what lies between the products stays in its cache.
+    pub(in crate::lm) fn run(&self, attended: &[f32], x: &[f32]) -> Vec<f32> {
+        let width = self.down.width;
+        let rows = x.len() / width;
+        assert_eq!((x.len(), attended.len()), (rows * width, rows * self.output.inner), "the inputs' widths");
+        let mut out = vec![0f32; rows * width];
+        let task = rows_per_task(rows);
+        let inputs = attended.par_chunks(task * self.output.inner).zip(x.par_chunks(task * width));
+        out.par_chunks_mut(task * width).zip(inputs).for_each_init(
+            || (Vec::new(), Vec::new(), Vec::new()),
+            |(a, y, gated), (out, (attended, x))| {
+                y.resize(x.len(), 0.0);
+                self.output.block(attended, None, Some(x), y, a);
+                gated.resize(x.len() / width * self.gate_up.width, 0.0);
+                self.gate_up.block(y, Some(self.norm), None, gated, a);
+                self.down.block(gated, None, Some(y), out, a);
+            },
+        );
+        out
     }
 }
 
@@ -230,12 +259,14 @@ mod tests {
         let (x, weight, bias) = (wave(rows * inner, 0.7), wave(width * inner, 0.3), wave(width, 0.9));
         let plain = naive(&x, &weight, inner, None);
         let packed = PackedMatrix::<E>::new(&weight, inner, None);
-        close(&packed.product(&x, None, &Finish::Store), &plain, tolerance);
+        close(&packed.product(&x, None), &plain, tolerance);
 
         let biased = PackedMatrix::<E>::new(&weight, inner, Some(&bias));
         let added = wave(rows * width, 0.1);
         let expect: Vec<f32> = naive(&x, &weight, inner, Some(&bias)).iter().zip(&added).map(|(a, b)| a + b).collect();
-        close(&biased.product(&x, None, &Finish::Add(&added)), &expect, tolerance);
+        let mut sums = vec![0.0; added.len()];
+        biased.block(&x, None, Some(&added), &mut sums, &mut Vec::new());
+        close(&sums, &expect, tolerance);
 
         let norm_weight = wave(inner, 1.1);
         let normed: Vec<f32> = x
@@ -246,7 +277,7 @@ mod tests {
             })
             .collect();
         let norm = Norm { weight: &norm_weight, eps: 1e-5 };
-        close(&packed.product(&x, Some(norm), &Finish::Store), &naive(&normed, &weight, inner, None), 2.0 * tolerance);
+        close(&packed.product(&x, Some(norm)), &naive(&normed, &weight, inner, None), 2.0 * tolerance);
 
         if width.is_multiple_of(2) {
             let both = PackedMatrix::<E>::interleaved(&weight, inner, Some(&bias));
@@ -257,7 +288,7 @@ mod tests {
                     gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
                 })
                 .collect();
-            close(&both.product(&x, None, &Finish::SwiGlu), &expect, 4.0 * tolerance);
+            close(&both.product(&x, None), &expect, 4.0 * tolerance);
         }
     }
 
@@ -273,9 +304,9 @@ mod tests {
     fn a_row_does_not_depend_on_the_others() {
         let (x, weight) = (wave(50 * 40, 0.7), wave(72 * 40, 0.3));
         let packed = PackedMatrix::<f32>::new(&weight, 40, None);
-        let together = packed.product(&x, None, &Finish::Store);
+        let together = packed.product(&x, None);
         for row in [0, 5, 6, 49] {
-            let alone = packed.product(&x[row * 40..][..40], None, &Finish::Store);
+            let alone = packed.product(&x[row * 40..][..40], None);
             assert_eq!(alone, together[row * 72..][..72]);
         }
     }

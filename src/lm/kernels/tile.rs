@@ -9,8 +9,14 @@ pub(in crate::lm) const COLUMNS: usize = 64;
 /// Rows of A that a tile takes at most: 6 × 64 accumulators fill 24 of AVX-512's 32 registers.
 pub(in crate::lm) const ROWS: usize = 6;
 
-/// The sums of a tile.
-pub(in crate::lm) type Sums = [[f32; COLUMNS]; ROWS];
+/// Where the sums of a tile come from and go to: rows of [`COLUMNS`] numbers.
+#[derive(Clone, Copy)]
+pub(in crate::lm) struct Sums {
+    start: *const f32,
+    start_stride: usize,
+    out: *mut f32,
+    out_stride: usize,
+}
 
 /// A number as the kernels multiply it.
 pub(in crate::lm) trait Element: Copy + Default + Send + Sync + 'static {
@@ -22,12 +28,13 @@ pub(in crate::lm) trait Element: Copy + Default + Send + Sync + 'static {
     /// Converts as many numbers as both slices have.
     fn convert(out: &mut [Self], x: &[f32]);
 
-    /// Adds `A B` to `sums` for `rows` rows of A and one panel of B, `groups * GROUP` deep.
+    /// `out = start + A B` for `rows` rows of A and one panel of B, `groups * GROUP` deep.
     ///
     /// # Safety
     /// `a` must be readable for `(rows - 1) * stride + groups * GROUP` elements, `b` for `groups * COLUMNS * GROUP`;
-    /// `rows` is 1 to [`ROWS`]; the processor has what [`available`](Element::available) asks for.
-    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: &mut Sums);
+    /// `sums.start` and `sums.out` for `rows` rows of [`COLUMNS`] numbers at their strides; `rows` is 1 to [`ROWS`]; the
+    /// processor has what [`available`](Element::available) asks for.
+    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: Sums);
 
     /// Whether this processor multiplies such numbers well enough to prefer them.
     fn available() -> bool;
@@ -38,20 +45,39 @@ pub(in crate::lm) trait Element: Copy + Default + Send + Sync + 'static {
 #[repr(transparent)]
 pub(in crate::lm) struct Bf16(pub u16);
 
-/// Adds the product of `rows` rows of `a` (row-major, `stride` apart, starting at the slice's start) and a panel to `sums`.
+/// Where a tile's sums start from: rows of 64 numbers, `stride` apart. A stride of 0 repeats one row.
+#[derive(Clone, Copy)]
+pub(in crate::lm) struct Start<'a> {
+    pub from: &'a [f32],
+    pub stride: usize,
+}
+
+impl Start<'_> {
+    pub(in crate::lm) const ZERO: Start<'static> = Start { from: &[0.0; COLUMNS], stride: 0 };
+}
+
+/// `out = start + A B` for `rows` rows (1 to [`ROWS`]) of `a`, row-major and `stride` apart, and one panel of B, `groups * GROUP`
+/// deep. Writes 64 numbers of each row of `out`, which are `out_stride` apart.
+///
+/// # Panics
+/// When a slice is shorter than that.
+#[expect(clippy::too_many_arguments, reason = "two matrices and their strides")]
 pub(in crate::lm) fn multiply<E: Element>(
     a: &[E],
     stride: usize,
     rows: usize,
     panel: &[E],
     groups: usize,
-    sums: &mut Sums,
+    start: Start<'_>,
+    out: &mut [f32],
+    out_stride: usize,
 ) {
-    if rows == 0 || groups == 0 {
-        return;
-    }
-    assert!(rows <= ROWS && a.len() >= (rows - 1) * stride + groups * E::GROUP, "rows of A outside their slice");
+    assert!((1..=ROWS).contains(&rows), "a tile of {rows} rows");
+    assert!(a.len() >= (rows - 1) * stride + groups * E::GROUP, "rows of A outside their slice");
     assert!(panel.len() >= groups * COLUMNS * E::GROUP, "a panel shorter than the inner dimension");
+    assert!(start.from.len() >= (rows - 1) * start.stride + COLUMNS, "sums start outside their slice");
+    assert!(out.len() >= (rows - 1) * out_stride + COLUMNS, "sums end outside their slice");
+    let sums = Sums { start: start.from.as_ptr(), start_stride: start.stride, out: out.as_mut_ptr(), out_stride };
     // SAFETY: the lengths were checked above; elements whose instructions the processor lacks are never made, see
     // `Precision::usable`.
     unsafe { E::multiply(a.as_ptr(), stride, rows, panel.as_ptr(), groups, sums) }
@@ -84,7 +110,7 @@ impl Element for f32 {
         out[..n].copy_from_slice(&x[..n]);
     }
 
-    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: &mut Sums) {
+    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: Sums) {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
@@ -118,7 +144,7 @@ impl Element for Bf16 {
         super::vector::to_bf16(out, x);
     }
 
-    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: &mut Sums) {
+    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: Sums) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's; `available` asked for the features.
         unsafe {
@@ -144,7 +170,7 @@ unsafe fn multiply_portable<const R: usize, const FUSED: bool>(
     stride: usize,
     b: *const f32,
     depth: usize,
-    sums: &mut Sums,
+    sums: Sums,
 ) {
     // Sixteen columns at a time, so that the sums of a tile stay in registers.
     for first in (0..COLUMNS).step_by(16) {
@@ -161,9 +187,12 @@ unsafe fn multiply_portable<const R: usize, const FUSED: bool>(
                 }
             }
         }
-        for (sums, acc) in sums.iter_mut().zip(&acc) {
-            for (sum, acc) in sums[first..first + 16].iter_mut().zip(acc) {
-                *sum += acc;
+        for (r, acc) in acc.iter().enumerate() {
+            for (column, acc) in (first..).zip(acc) {
+                // SAFETY: as above.
+                unsafe {
+                    *sums.out.add(r * sums.out_stride + column) = *sums.start.add(r * sums.start_stride + column) + acc;
+                }
             }
         }
     }
@@ -171,33 +200,45 @@ unsafe fn multiply_portable<const R: usize, const FUSED: bool>(
 
 /// # Safety
 /// As [`Element::multiply`].
-unsafe fn multiply_plain<const R: usize>(a: *const f32, stride: usize, b: *const f32, depth: usize, sums: &mut Sums) {
+unsafe fn multiply_plain<const R: usize>(a: *const f32, stride: usize, b: *const f32, depth: usize, sums: Sums) {
     // SAFETY: the caller's.
     unsafe { multiply_portable::<R, false>(a, stride, b, depth, sums) }
 }
 
 #[cfg(target_arch = "x86_64")]
+#[expect(clippy::needless_range_loop, reason = "iterators over vector registers are not inlined, see `Registers`")]
 mod x86 {
     use super::{Bf16, COLUMNS, Sums};
     use std::arch::x86_64::*;
 
-    /// Four registers of sixteen sums for each row.
+    /// Four registers of sixteen sums for each row. Plain index loops throughout: values of vector type passed to
+    /// functions that lack the target feature (an iterator's, a closure's) would not be inlined.
     type Registers<const R: usize> = [[__m512; 4]; R];
 
+    /// # Safety
+    /// As [`super::Element::multiply`], with AVX-512F.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn load<const R: usize>(sums: &Sums) -> Registers<R> {
-        // SAFETY: four times sixteen numbers are the row of 64.
-        std::array::from_fn(|r| std::array::from_fn(|v| unsafe { _mm512_loadu_ps(sums[r].as_ptr().add(16 * v)) }))
+    unsafe fn load<const R: usize>(sums: Sums) -> Registers<R> {
+        let mut registers = [[_mm512_setzero_ps(); 4]; R];
+        for r in 0..R {
+            for v in 0..4 {
+                // SAFETY: the caller's.
+                registers[r][v] = unsafe { _mm512_loadu_ps(sums.start.add(r * sums.start_stride + 16 * v)) };
+            }
+        }
+        registers
     }
 
+    /// # Safety
+    /// As [`super::Element::multiply`], with AVX-512F.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn store<const R: usize>(registers: Registers<R>, sums: &mut Sums) {
-        for (sums, registers) in sums.iter_mut().zip(registers) {
-            for (v, register) in registers.into_iter().enumerate() {
-                // SAFETY: as in `load`.
-                unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(16 * v), register) };
+    unsafe fn store<const R: usize>(registers: &Registers<R>, sums: Sums) {
+        for r in 0..R {
+            for v in 0..4 {
+                // SAFETY: the caller's.
+                unsafe { _mm512_storeu_ps(sums.out.add(r * sums.out_stride + 16 * v), registers[r][v]) };
             }
         }
     }
@@ -210,9 +251,10 @@ mod x86 {
         stride: usize,
         b: *const f32,
         depth: usize,
-        sums: &mut Sums,
+        sums: Sums,
     ) {
-        let mut acc = load::<R>(sums);
+        // SAFETY: the caller's.
+        let mut acc = unsafe { load::<R>(sums) };
         for k in 0..depth {
             // SAFETY: k < depth and r < R, within what the caller vouches for.
             unsafe {
@@ -223,15 +265,16 @@ mod x86 {
                     _mm512_loadu_ps(row.add(32)),
                     _mm512_loadu_ps(row.add(48)),
                 ];
-                for (r, acc) in acc.iter_mut().enumerate() {
+                for r in 0..R {
                     let a = _mm512_set1_ps(*a.add(r * stride + k));
-                    for (acc, b) in acc.iter_mut().zip(b) {
-                        *acc = _mm512_fmadd_ps(a, b, *acc);
+                    for v in 0..4 {
+                        acc[r][v] = _mm512_fmadd_ps(a, b[v], acc[r][v]);
                     }
                 }
             }
         }
-        store(acc, sums);
+        // SAFETY: the caller's.
+        unsafe { store(&acc, sums) };
     }
 
     /// # Safety
@@ -242,9 +285,10 @@ mod x86 {
         stride: usize,
         b: *const Bf16,
         pairs: usize,
-        sums: &mut Sums,
+        sums: Sums,
     ) {
-        let mut acc = load::<R>(sums);
+        // SAFETY: the caller's.
+        let mut acc = unsafe { load::<R>(sums) };
         for p in 0..pairs {
             // SAFETY: p < pairs and r < R, within what the caller vouches for. A register of 32-bit integers and one
             // of pairs of bfloat16 are the same 512 bits.
@@ -256,16 +300,17 @@ mod x86 {
                     std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.add(32).cast())),
                     std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.add(48).cast())),
                 ];
-                for (r, acc) in acc.iter_mut().enumerate() {
+                for r in 0..R {
                     let pair = a.add(r * stride + 2 * p).cast::<i32>().read_unaligned();
                     let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
-                    for (acc, b) in acc.iter_mut().zip(b) {
-                        *acc = _mm512_dpbf16_ps(*acc, a, b);
+                    for v in 0..4 {
+                        acc[r][v] = _mm512_dpbf16_ps(acc[r][v], a, b[v]);
                     }
                 }
             }
         }
-        store(acc, sums);
+        // SAFETY: the caller's.
+        unsafe { store(&acc, sums) };
     }
 
     /// # Safety
@@ -276,7 +321,7 @@ mod x86 {
         stride: usize,
         b: *const f32,
         depth: usize,
-        sums: &mut Sums,
+        sums: Sums,
     ) {
         // SAFETY: the caller's; inlined here, the loops are compiled for AVX2.
         unsafe { super::multiply_portable::<R, true>(a, stride, b, depth, sums) }
@@ -304,12 +349,17 @@ mod tests {
                 panel[at] = E::from_f32(whole(k * 31 + column));
             }
         }
-        let mut sums = [[1.0; COLUMNS]; ROWS];
-        multiply(&a, stride, rows, &panel, depth / E::GROUP, &mut sums);
-        for (row, sums) in sums.iter().enumerate() {
+        let start: Vec<f32> = (0..rows * 70).map(whole).collect();
+        let mut out = vec![0.25; (rows - 1) * 80 + COLUMNS + 1];
+        multiply(&a, stride, rows, &panel, depth / E::GROUP, Start { from: &start, stride: 70 }, &mut out, 80);
+        for (row, sums) in out.chunks(80).enumerate() {
             for (column, sum) in sums.iter().enumerate() {
                 let product = |k: usize| whole(row * stride + k) * whole(k * 31 + column);
-                let expect = if row < rows { 1.0 + (0..depth).map(product).sum::<f32>() } else { 1.0 };
+                let expect = match column {
+                    0..COLUMNS => whole(row * 70 + column) + (0..depth).map(product).sum::<f32>(),
+                    // What lies between the rows stays as it was.
+                    _ => 0.25,
+                };
                 assert_eq!(*sum, expect, "row {row} column {column}");
             }
         }
@@ -329,10 +379,12 @@ mod tests {
     fn the_portable_tile_equals_the_fast_one() {
         let a: Vec<f32> = (0..6 * 30).map(whole).collect();
         let b: Vec<f32> = (0..30 * COLUMNS).map(whole).collect();
-        let (mut fast, mut portable) = ([[0.5; COLUMNS]; ROWS], [[0.5; COLUMNS]; ROWS]);
-        multiply(&a, 30, 6, &b, 30, &mut fast);
-        // SAFETY: six rows of 30, and 30 rows of a panel.
-        unsafe { multiply_plain::<6>(a.as_ptr(), 30, b.as_ptr(), 30, &mut portable) };
+        let (mut fast, mut portable) = ([0.0; 6 * COLUMNS], [0.0; 6 * COLUMNS]);
+        multiply(&a, 30, 6, &b, 30, Start::ZERO, &mut fast, COLUMNS);
+        let sums =
+            Sums { start: Start::ZERO.from.as_ptr(), start_stride: 0, out: portable.as_mut_ptr(), out_stride: COLUMNS };
+        // SAFETY: six rows of 30, 30 rows of a panel, and six rows of sums.
+        unsafe { multiply_plain::<6>(a.as_ptr(), 30, b.as_ptr(), 30, sums) };
         assert_eq!(fast, portable);
     }
 
@@ -349,6 +401,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "a panel shorter")]
     fn a_short_panel_is_caught() {
-        multiply(&[1f32; 8], 8, 1, &[1f32; 64], 2, &mut [[0.0; COLUMNS]; ROWS]);
+        multiply(&[1f32; 8], 8, 1, &[1f32; 64], 2, Start::ZERO, &mut [0.0; COLUMNS], COLUMNS);
     }
 }
