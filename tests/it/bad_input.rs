@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use four_habits::data::sidecar;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
+use four_habits::data::sidecar;
 
 use super::made_documents::{Document, corrupt_page, documents, jsonl, parquet, parquet_groups};
 use super::program::{Ended, RECIPE, Workplace};
@@ -301,7 +301,9 @@ fn the_oracles_bad_files_are_refused_in_one_sentence() {
         let name = file.file_name().unwrap().to_str().unwrap();
         let workplace = Workplace::with(ALL, &[(name, std::fs::read(&file).unwrap())]);
         for column in ["text", "name", "utf8", "c", "x", "outer"] {
-            let columns = format!("sources = [\"data/*\"]\ncolumns = {{ text = \"{column}\", url = \"\", date = \"\", metadata = \"\" }}");
+            let columns = format!(
+                "sources = [\"data/*\"]\ncolumns = {{ text = \"{column}\", url = \"\", date = \"\", metadata = \"\" }}"
+            );
             workplace.put("recipe.toml", ALL.replace("sources = [\"data/*\"]", &columns).as_bytes());
             let ended = workplace.run("run", &[]);
             if ended.exit == 0 {
@@ -524,7 +526,11 @@ fn files_of_the_run_that_are_damaged_are_named() {
     for bytes in [&b""[..], b"{", b"{}", b"null", b"\xff\xff"] {
         workplace.put(&format!("run/{manifest}"), bytes);
         problem(&format!("`run/{manifest}`"));
-        for command in [&["run", "recipe.toml", "--run-dir", "run"][..], &["status", "run"], &["plan", "recipe.toml", "--run-dir", "run"]] {
+        for command in [
+            &["run", "recipe.toml", "--run-dir", "run"][..],
+            &["status", "run"],
+            &["plan", "recipe.toml", "--run-dir", "run"],
+        ] {
             workplace.call(command).fails(65, &format!("manifest `run/{manifest}` is damaged")).hints("remove it");
         }
     }

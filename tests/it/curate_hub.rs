@@ -43,7 +43,11 @@ fn run(workplace: &Workplace, server: &HubServer, more: &[&str]) -> crate::progr
 fn a_corpus_streams_from_a_hub_that_stumbles() {
     let Some(folder) = shared("a_corpus_streams_from_a_hub_that_stumbles", "math_docs") else { return };
     let server = serve_math_docs(&folder);
-    server.private(TOKEN).fault(Fault::CutAfter(100_000), 2).fault(Fault::Refuse(503, ""), 1).fault(Fault::RateLimited(1), 1);
+    server
+        .private(TOKEN)
+        .fault(Fault::CutAfter(100_000), 2)
+        .fault(Fault::Refuse(503, ""), 1)
+        .fault(Fault::RateLimited(1), 1);
     let workplace = Workplace::with(&recipe("[classify.cue]"), &[]);
     let ended = run(&workplace, &server, &[]).expect(0);
     assert!(!(ended.stdout.clone() + &ended.stderr).contains(TOKEN), "the token is in the output");
@@ -60,7 +64,11 @@ fn a_corpus_streams_from_a_hub_that_stumbles() {
     assert_eq!(shard["location"]["remote"]["commit"], crate::hub_server::COMMIT);
     assert_eq!(shard["sha256"].as_str().map(str::len), Some(64));
     for seen in server.requests() {
-        assert!(!seen.on_storage || seen.header("authorization").is_none(), "the storage host saw the token: {}", seen.path);
+        assert!(
+            !seen.on_storage || seen.header("authorization").is_none(),
+            "the storage host saw the token: {}",
+            seen.path
+        );
     }
     for (name, bytes) in workplace.files("run") {
         assert!(!bytes.windows(TOKEN.len()).any(|window| window == TOKEN.as_bytes()), "the token is in `{name}`");
@@ -79,11 +87,16 @@ fn a_language_model_judges_documents_from_a_hub() {
         return;
     }
     let server = serve_math_docs(&folder);
-    let workplace = Workplace::with(&recipe(&format!("[classify.lm]\nmodel = \"{}\"\nmax-windows = 1", model.display())), &[]);
+    let workplace =
+        Workplace::with(&recipe(&format!("[classify.lm]\nmodel = \"{}\"\nmax-windows = 1", model.display())), &[]);
     run(&workplace, &server, &["--limit", "6"]).expect(0);
     workplace.verify("run");
     assert_eq!(workplace.counts("run", "classify"), [6, 6, 0, 0]);
-    let manifest = workplace.files("run").into_iter().find(|(name, _)| name.starts_with("manifests/classify/")).expect("a manifest");
+    let manifest = workplace
+        .files("run")
+        .into_iter()
+        .find(|(name, _)| name.starts_with("manifests/classify/"))
+        .expect("a manifest");
     let manifest: serde_json::Value = serde_json::from_slice(&manifest.1).expect("JSON");
     assert_eq!(manifest["judge"]["kind"], "lm");
     assert!(manifest["labels"]["tokens_read"].as_u64().is_some_and(|tokens| tokens > 100));

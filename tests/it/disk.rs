@@ -136,7 +136,8 @@ fn a_forbidden_folder_is_told() {
     mode("", 0o755);
     mode("forbidden", 0o555);
     // Root may write anywhere.
-    let is_root = std::fs::File::options().write(true).create(true).truncate(true).open(workplace.path("forbidden/try")).is_ok();
+    let is_root =
+        std::fs::File::options().write(true).create(true).truncate(true).open(workplace.path("forbidden/try")).is_ok();
     let call = |arguments: &[&str]| {
         let mut command = workplace.command(arguments);
         if is_root {

@@ -222,7 +222,12 @@ fn leftovers_of_killed_writers_are_swept() {
     // Point 2 is behind the first temporary's creation.
     workplace.run_killed_at(2, "run", &[]).expect(ABORTED);
     let is_temporary = |path: &Path| path.extension().is_some_and(|extension| extension == "tmp");
-    let left = || std::fs::read_dir(workplace.path("run")).unwrap().filter(|entry| is_temporary(&entry.as_ref().unwrap().path())).count();
+    let left = || {
+        std::fs::read_dir(workplace.path("run"))
+            .unwrap()
+            .filter(|entry| is_temporary(&entry.as_ref().unwrap().path()))
+            .count()
+    };
     assert_eq!(left(), 1);
     workplace.run("run", &[]).expect(0);
     assert_eq!(left(), 0);

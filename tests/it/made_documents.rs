@@ -43,7 +43,11 @@ pub fn documents(count: usize, seed: u64) -> Vec<Document> {
             _ => {
                 let sentences = (0..random.random_range(3..30)).map(|_| {
                     let sentence = SENTENCES.choose(&mut random).unwrap();
-                    format!("{sentence} Here x{} equals {}.", random.random_range(0..1000), random.random_range(0..1000))
+                    format!(
+                        "{sentence} Here x{} equals {}.",
+                        random.random_range(0..1000),
+                        random.random_range(0..1000)
+                    )
                 });
                 Some(sentences.collect::<Vec<_>>().join(" ").into_bytes())
             }

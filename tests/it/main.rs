@@ -1,6 +1,7 @@
 //! Integration tests: one binary, one module per subject.
 
 mod bad_input;
+mod countdown;
 mod cue;
 mod curate_hub;
 mod decontamination;

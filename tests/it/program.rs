@@ -202,8 +202,7 @@ pub struct Ended {
 impl Ended {
     pub fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let ended =
-            Self { exit: code(output.status), stdout: text(&output.stdout), stderr: text(&output.stderr) };
+        let ended = Self { exit: code(output.status), stdout: text(&output.stdout), stderr: text(&output.stderr) };
         for alarm in ["panicked", "RUST_BACKTRACE", "stack backtrace"] {
             assert!(!ended.stderr.contains(alarm), "{}", ended.stderr);
         }

@@ -38,20 +38,55 @@ fn mistakes_are_located_before_any_work() {
     check("= 200", "= 0", "line 5, key `fetch.rows-per-unit`: expected a number from 1 to 10,000,000", "");
     check("= 200", "= -5", "line 5, key `fetch.rows-per-unit`: invalid value: integer `-5`", "");
     check("[\"data/*\"]", "[]", "line 4, key `fetch.sources`: expected at least one source", "");
-    check("= 0.1\n\n[classify.cue]", "= 1.1\n\n[classify.cue]", "line 8, key `classify.max-quarantined-share`: expected a share", "");
+    check(
+        "= 0.1\n\n[classify.cue]",
+        "= 1.1\n\n[classify.cue]",
+        "line 8, key `classify.max-quarantined-share`: expected a share",
+        "",
+    );
     check("test-share = 0.1", "test-share = 1.0", "line 13, key `curate.test-share`: expected a share", "");
-    check("test-share = 0.1", "deduplicate.bands = 0", "key `curate.deduplicate.bands`: expected a number from 1 to 64", "");
+    check(
+        "test-share = 0.1",
+        "deduplicate.bands = 0",
+        "key `curate.deduplicate.bands`: expected a number from 1 to 64",
+        "",
+    );
     // What must stand together.
     check("[classify.cue]", "", "line 7, key `classify`: expected one judge", "");
-    check("\"rich\"", "\"richer\"", "line 20, key `curate.corpus.minimal.match`: expected the name of another corpus", "");
-    check("\"rich\"", "\"minimal\"", "line 20, key `curate.corpus.minimal.match`: expected the name of another corpus", "");
+    check(
+        "\"rich\"",
+        "\"richer\"",
+        "line 20, key `curate.corpus.minimal.match`: expected the name of another corpus",
+        "",
+    );
+    check(
+        "\"rich\"",
+        "\"minimal\"",
+        "line 20, key `curate.corpus.minimal.match`: expected the name of another corpus",
+        "",
+    );
     check("corpus.rich]", "corpus.\"ri/ch\"]", "a name is made of letters, digits", "");
     check("match =", "tokens = 5\nmatch =", "a matched corpus takes its budget from the other", "");
     // SQL.
     let sql = "verification_count + backtracking_count = 0";
-    check(sql, "verification_count +", "line 19, key `curate.corpus.minimal.where`: `verification_count +` is not an SQL condition", "");
-    check(sql, "verifications = 0", "line 19, key `curate.corpus.minimal.where`: `verifications = 0` names the column `verifications`, which does not exist; did you mean `verification_", "");
-    check(sql, "verification_count + 1", "line 19, key `curate.corpus.minimal.where`: `verification_count + 1` is not a condition: expected true or false", "");
+    check(
+        sql,
+        "verification_count +",
+        "line 19, key `curate.corpus.minimal.where`: `verification_count +` is not an SQL condition",
+        "",
+    );
+    check(
+        sql,
+        "verifications = 0",
+        "line 19, key `curate.corpus.minimal.where`: `verifications = 0` names the column `verifications`, which does not exist; did you mean `verification_",
+        "",
+    );
+    check(
+        sql,
+        "verification_count + 1",
+        "line 19, key `curate.corpus.minimal.where`: `verification_count + 1` is not a condition: expected true or false",
+        "",
+    );
     check(sql, "verification_count > avg(verification_count)", "a condition speaks about one document", "");
     check(sql, "text = 3", "line 19, key `curate.corpus.minimal.where`: `text = 3` is not a condition", "");
     check(sql, " ", "line 19, key `curate.corpus.minimal.where`: expected an SQL condition", "");
@@ -61,16 +96,41 @@ fn mistakes_are_located_before_any_work() {
     check("[fetch]", "[fetch", "`recipe.toml` line 3 is not TOML", "");
     check("seed = 7", "seed = 7\nseed = 8", "`recipe.toml` line 2 is not TOML", "");
     // Files that settings name.
-    check("[classify.cue]", "[classify.cue]\nlexicon = \"no.txt\"", "line 11, key `classify.cue.lexicon`: `no.txt` does not exist", "");
-    check("[classify.cue]", "[classify.lm]\nmodel = \"no/model\"", "key `classify.lm.model`: `no/model` does not exist", "");
-    check("test-share = 0.1", "token-counter = \"no.json\"", "line 13, key `curate.token-counter`: `no.json` does not exist", "");
+    check(
+        "[classify.cue]",
+        "[classify.cue]\nlexicon = \"no.txt\"",
+        "line 11, key `classify.cue.lexicon`: `no.txt` does not exist",
+        "",
+    );
+    check(
+        "[classify.cue]",
+        "[classify.lm]\nmodel = \"no/model\"",
+        "key `classify.lm.model`: `no/model` does not exist",
+        "",
+    );
+    check(
+        "test-share = 0.1",
+        "token-counter = \"no.json\"",
+        "line 13, key `curate.token-counter`: `no.json` does not exist",
+        "",
+    );
     let sets = "[curate.decontaminate]\ntest-sets = [\"no.jsonl\"]\nfields = [\"question\"]\n\n[report]";
     check("[report]", sets, "key `curate.decontaminate.test-sets[0]`: `no.jsonl` does not exist", "");
     // Arms.
-    check("[report]", "[arm.a.curat]\nx = 1\n[report]", "line 22, key `arm.a.curat`: unknown field `curat`", "`curate`");
+    check(
+        "[report]",
+        "[arm.a.curat]\nx = 1\n[report]",
+        "line 22, key `arm.a.curat`: unknown field `curat`",
+        "`curate`",
+    );
     check("[report]", "[arm.\"a b\"]\nseed = 1\n[report]", "a name is made of letters, digits", "");
     check("[report]", "[arm.a.curate]\ntest-share = 2\n[report]", "line 23, key `arm.a.curate.test-share`", "");
-    check("[report]", "[arm.a.curate.corpus.rich]\nwhere = \"nothing > 1\"\n[report]", "line 23, key `arm.a.curate.corpus.rich.where`: `nothing > 1` names", "");
+    check(
+        "[report]",
+        "[arm.a.curate.corpus.rich]\nwhere = \"nothing > 1\"\n[report]",
+        "line 23, key `arm.a.curate.corpus.rich.where`: `nothing > 1` names",
+        "",
+    );
     check("[report]", "[arm]\na = 3\n[report]", "key `arm.a`: expected a table of overrides", "");
 }
 
@@ -101,7 +161,10 @@ fn a_changed_recipe_is_refused_and_can_be_adopted() {
     workplace.put("recipe.toml", changed.as_bytes());
     workplace
         .run("run", &[])
-        .fails(2, "`run` belongs to another plan; what differs: `curate.test-share` was 0.1, is 0.25, `seed` was 7, is 8")
+        .fails(
+            2,
+            "`run` belongs to another plan; what differs: `curate.test-share` was 0.1, is 0.25, `seed` was 7, is 8",
+        )
         .hints("--replan");
     workplace.assert_same("run", &before);
 
@@ -111,7 +174,8 @@ fn a_changed_recipe_is_refused_and_can_be_adopted() {
     assert!(ended.stdout.contains("\"stage\":\"curate\""), "{}", ended.stdout);
     let after = workplace.files("run");
     for (name, bytes) in &before {
-        let kept = name.starts_with("classify/") || name.starts_with("sketch/") || name.starts_with("manifests/classify");
+        let kept =
+            name.starts_with("classify/") || name.starts_with("sketch/") || name.starts_with("manifests/classify");
         assert!(!kept || after[name] == *bytes, "{name}");
     }
     workplace.verify("run");
@@ -132,11 +196,15 @@ fn a_changed_recipe_is_refused_and_can_be_adopted() {
 fn a_new_plan_leaves_no_corpus_of_the_old_one() {
     let workplace = workplace(RECIPE);
     workplace.run("run", &[]).expect(0);
-    let without_minimal = RECIPE.split("[curate.corpus.minimal]").next().unwrap().replace("0.1\n\n[curate.c", "0.0\n\n[curate.c");
+    let without_minimal =
+        RECIPE.split("[curate.corpus.minimal]").next().unwrap().replace("0.1\n\n[curate.c", "0.0\n\n[curate.c");
     workplace.put("recipe.toml", without_minimal.as_bytes());
     workplace.run("run", &["--replan"]).expect(0);
     let names: Vec<String> = corpora(&workplace, "run").into_keys().collect();
-    assert_eq!(names, ["curate/decisions.parquet", "curate/rich/train-00000-of-00001.parquet", "curate/statistics.json"]);
+    assert_eq!(
+        names,
+        ["curate/decisions.parquet", "curate/rich/train-00000-of-00001.parquet", "curate/statistics.json"]
+    );
 }
 
 #[test]
@@ -222,7 +290,8 @@ fn arms_share_what_is_equal() {
     let workplace = workplace(&format!("{RECIPE}{ARMS}"));
     let ended = workplace.run("run", &["--json"]).expect(0);
     workplace.verify("run");
-    let started = |stage: &str| ended.stdout.matches(&format!("\"event\":\"stage-started\",\"stage\":\"{stage}\"")).count();
+    let started =
+        |stage: &str| ended.stdout.matches(&format!("\"event\":\"stage-started\",\"stage\":\"{stage}\"")).count();
     assert_eq!((started("classify"), started("sketch")), (1, 1));
     assert_eq!([started("curate"), started("arms/strict/curate"), started("arms/small/curate")], [1, 1, 1]);
     assert!(!workplace.path("run/arms/plain").exists(), "it equals the base and has its folder");
@@ -240,7 +309,10 @@ fn arms_share_what_is_equal() {
             assert!(arms[&format!("{prefix}{name}")] == bytes, "{prefix}{name}");
         }
     }
-    assert!(arms["arms/small/curate/rich/train-00000-of-00001.parquet"].len() < arms["curate/rich/train-00000-of-00001.parquet"].len());
+    assert!(
+        arms["arms/small/curate/rich/train-00000-of-00001.parquet"].len()
+            < arms["curate/rich/train-00000-of-00001.parquet"].len()
+    );
 }
 
 #[test]

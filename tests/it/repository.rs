@@ -76,7 +76,11 @@ fn dependencies_point_one_way() {
         }
     };
     let upper = ["crate::stages", "crate::run", "crate::plan", "crate::commands", "crate::config"];
-    check("src/countdown", &[&upper[..], &["std::fs", "std::net", "SystemTime", "Instant::now", "crate::data", "crate::lm"]].concat(), &[]);
+    check(
+        "src/countdown",
+        &[&upper[..], &["std::fs", "std::net", "SystemTime", "Instant::now", "crate::data", "crate::lm"]].concat(),
+        &[],
+    );
     check("src/behavior", &[&upper[..], &["std::net", "SystemTime", "Instant::now", "crate::data"]].concat(), &[]);
     check("src/lm", &[&upper[..], &["crate::data", "crate::behavior"]].concat(), &[]);
     check("src/data", &["crate::stages", "crate::plan", "crate::commands", "crate::config", "crate::lm"], &[]);

@@ -27,7 +27,8 @@ fn a_run_is_whole_and_a_second_one_has_nothing_to_do() {
     assert_eq!(first.stdout, "", "stdout is for data");
     workplace.verify("run");
     let files = workplace.files("run");
-    for name in ["plan.json", "curate/README.md", "curate/rich/train-00000-of-00001.parquet", "curate/decisions.parquet"]
+    for name in
+        ["plan.json", "curate/README.md", "curate/rich/train-00000-of-00001.parquet", "curate/decisions.parquet"]
     {
         assert!(files.contains_key(name), "{name}");
     }
@@ -66,10 +67,9 @@ fn bytes_depend_on_nothing_but_the_recipe_and_the_data() {
 fn shards_may_be_listed_one_by_one() {
     let workplace = two_shards();
     workplace.run("globbed", &[]).expect(0);
-    for (run, sources) in [
-        ("listed", "\"data/a.jsonl\", \"data/b.parquet\""),
-        ("questioned", "\"data/?.jsonl\", \"data/[b-d].parquet\""),
-    ] {
+    for (run, sources) in
+        [("listed", "\"data/a.jsonl\", \"data/b.parquet\""), ("questioned", "\"data/?.jsonl\", \"data/[b-d].parquet\"")]
+    {
         workplace.put("recipe.toml", RECIPE.replace("\"data/*\"", sources).as_bytes());
         workplace.run(run, &[]).expect(0);
         assert!(results(&workplace, run) == results(&workplace, "globbed"), "{run}");

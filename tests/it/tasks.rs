@@ -92,8 +92,7 @@ fn killed_tasks_and_another_number_of_them() {
         for (attempt, count) in [3, 2, 5].into_iter().enumerate() {
             for index in 0..count {
                 let point = first_kill + 5 * attempt + 3 * index;
-                let killed =
-                    workplace.run_killed_at(point, &run, &task(index, count).each_ref().map(String::as_str));
+                let killed = workplace.run_killed_at(point, &run, &task(index, count).each_ref().map(String::as_str));
                 assert!([0, 134].contains(&killed.exit), "{}", killed.stderr);
             }
             workplace.call(&["verify", &run]).expect(3);
@@ -161,7 +160,8 @@ fn a_folder_in_use_is_refused() {
     first.end().expect(0);
     workplace.assert_same("run", &whole);
 
-    let mut task = workplace.spawn(&[&run[..3], &["tasks", "--json", "--task-index", "1", "--task-count", "2"]].concat());
+    let mut task =
+        workplace.spawn(&[&run[..3], &["tasks", "--json", "--task-index", "1", "--task-count", "2"]].concat());
     task.wait_for("run-started");
     task.signal("STOP");
     workplace.run("tasks", &[]).fails(2, "`tasks` is in use by another run");
