@@ -17,9 +17,13 @@ use crate::error::{Exit, Failure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// The version of `plan.json` and of everything whose bytes it promises. Raise it when outputs change for equal recipes.
 pub const FORMAT: u32 = 1;
+
+/// From here on a pinned file's content is not read again when a run goes on.
+const LARGE_RESOURCE_BYTES: u64 = 64 << 20;
 
 /// What a run does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +48,7 @@ pub struct Plan {
 /// A corpus of shards, pinned, and its units.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Input {
-    /// A hash of the `[fetch]` settings and of all shards' contents.
+    /// A hash of the columns and units, and of all shards' names and contents.
     pub key: String,
     pub shards: Vec<Shard>,
     pub units: Vec<Unit>,
@@ -186,6 +190,35 @@ impl Plan {
         self.name = recipe.name();
         self.lay_out(recipe);
         Ok(self)
+    }
+
+    /// The shards that lie on this disk.
+    pub fn local_shards(&self) -> impl Iterator<Item = PathBuf> {
+        self.inputs.iter().flat_map(|input| &input.shards).filter_map(|shard| match &shard.location {
+            Location::Local(path) => Some(path.clone()),
+            _ => None,
+        })
+    }
+
+    /// Checks that the local files which settings name are what they were when they were pinned. Of large ones, which are
+    /// models, only the size is looked at: to read them takes as long as to load them.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Exit::Usage`] that names the file.
+    pub fn check_resources(&self) -> anyhow::Result<()> {
+        for file in self.resources.values().flat_map(|resource| &resource.files) {
+            let Location::Local(path) = &file.location else { continue };
+            let same = match std::fs::metadata(path) {
+                Ok(metadata) if metadata.len() != file.bytes => false,
+                Ok(metadata) if metadata.len() > LARGE_RESOURCE_BYTES => true,
+                _ => hash_file(path)?.1 == file.sha256,
+            };
+            if !same {
+                let message = format!("`{}` was changed since the run was planned", path.display());
+                return Err(Failure::new(Exit::Usage, message).hint("restore it, or plan anew with `--replan`").into());
+            }
+        }
+        Ok(())
     }
 
     /// Lays the arms' stages out over the pinned inputs: equal keys run once.

@@ -13,16 +13,17 @@ use crate::data::document::ColumnMap;
 use crate::data::hub::Hub;
 use crate::data::shard::ShardReader;
 use crate::data::shard_store::{Prefetch, ShardProgress, ShardSource, ShardStore};
-use crate::error::Exit;
-use crate::plan::{Location, Plan, Stage, Unit, Work};
+use crate::error::{Exit, Failure};
+use crate::plan::{Location, Plan, Shard, Stage, Unit, Work};
 use crate::stages;
 use anyhow::Context;
 use dir::RunDir;
 use events::Event;
 use manifest::{Counts, LabelStatistics, Manifest};
 use reporter::Reporter;
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use stop::Stop;
@@ -43,6 +44,8 @@ pub struct Runner<'a> {
     pub reporter: &'a Arc<Reporter>,
     pub stop: &'a Stop,
     pub options: Options,
+    /// Local shards that are known to be what was planned.
+    pub unchanged: RefCell<BTreeSet<PathBuf>>,
 }
 
 /// Runs what is missing.
@@ -102,7 +105,7 @@ impl<'a> Runner<'a> {
             }
             Ok(true)
         })?;
-        for stage in pass.iter().filter(|stage| finished && stage.missing.contains(&true)) {
+        for stage in pass.iter().filter(|_| finished) {
             self.finish(stage, units)?;
         }
         Ok(finished)
@@ -113,6 +116,7 @@ impl<'a> Runner<'a> {
         for (index, unit) in units.iter().enumerate() {
             let manifest = self.manifest(stage, &unit.id)?;
             if let Some(manifest) = &manifest {
+                self.remove_journal(stage, unit)?;
                 counts.add(&manifest.counts);
                 labels.add(manifest.labels.as_ref().unwrap_or(&LabelStatistics::default()));
             }
@@ -140,9 +144,28 @@ impl<'a> Runner<'a> {
         });
     }
 
+    /// Removes the manifest of an earlier recipe before its outputs are overwritten: who returns to that recipe must not find
+    /// them vouched for.
+    fn remove_stale(&self, stage: &Stage, unit: &str) -> anyhow::Result<()> {
+        commit::remove(&self.dir.path(stage.manifest(unit)))
+    }
+
+    /// Removes what made a unit resumable, now that it is done.
+    fn remove_journal(&self, stage: &Stage, unit: &Unit) -> anyhow::Result<()> {
+        match &stage.work {
+            Work::Classify(_) => self.dir.remove(stages::classify::journal_of(stage, &unit.id)),
+            _ => Ok(()),
+        }
+    }
+
     /// Runs one unit of one stage; false: stopped by a signal.
     fn run_unit(&self, pass: &mut PassStage<'a>, unit: &Unit, reader: &ShardReader) -> anyhow::Result<bool> {
         let stage = pass.stage;
+        if self.manifest(stage, &unit.id)?.is_some() {
+            // Another task was faster.
+            return Ok(true);
+        }
+        self.remove_stale(stage, &unit.id)?;
         let input = &self.plan.inputs[stage.input];
         let max_quarantined_share = match &stage.work {
             Work::Classify(classify) => classify.max_quarantined_share,
@@ -176,8 +199,9 @@ impl<'a> Runner<'a> {
         {
             Verdict::Stopped => Ok(false),
             Verdict::Done(work) => {
-                let manifest = cx.manifest(work);
+                let manifest = cx.manifest(*work);
                 manifest.create(&self.dir.path(stage.manifest(&unit.id)))?;
+                self.remove_journal(stage, unit)?;
                 self.reporter.emit(Event::UnitDone {
                     stage: stage.folder.clone(),
                     unit: unit.id.clone(),
@@ -188,6 +212,8 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// Ends a stage's pass. Whether too much is quarantined is asked of the whole, also when nothing was left to do: a run
+    /// that ended for that reason ends so again. A task sees a part, which proves nothing.
     fn finish(&self, pass: &PassStage, units: &[Unit]) -> anyhow::Result<()> {
         let mut counts = Counts::default();
         for unit in units {
@@ -195,8 +221,11 @@ impl<'a> Runner<'a> {
                 counts.add(&manifest.counts);
             }
         }
-        if let Work::Classify(classify) = &pass.stage.work {
+        if let (Work::Classify(classify), None) = (&pass.stage.work, self.options.task) {
             work::check_share(&pass.stage.folder, counts.quarantined, counts.rows_in, classify.max_quarantined_share)?;
+        }
+        if !pass.missing.contains(&true) {
+            return Ok(());
         }
         self.reporter.emit(Event::StageDone {
             stage: pass.stage.folder.clone(),
@@ -248,7 +277,7 @@ impl<'a> Runner<'a> {
             }
             let shard = &input.shards[index];
             let guard = store.acquire(place).with_context(|| format!("cannot fetch shard `{}`", shard.name))?;
-            check_unchanged(guard.path(), shard.bytes)?;
+            self.check_unchanged(guard.path(), shard)?;
             let reader = ShardReader::open(guard.path(), crate::plan::format_of(&shard.name)?, &columns)?;
             for &unit in units {
                 if self.stop.requested() || !visit(unit, &reader)? {
@@ -259,6 +288,30 @@ impl<'a> Runner<'a> {
             guard.release();
         }
         Ok(true)
+    }
+
+    /// A local shard that was changed since it was planned would give labels for other documents.
+    fn check_unchanged(&self, path: &Path, shard: &Shard) -> anyhow::Result<()> {
+        if !matches!(shard.location, Location::Local(_)) || self.unchanged.borrow().contains(path) {
+            return Ok(());
+        }
+        let changed = |exit, how: String| {
+            Failure::new(exit, format!("shard `{}` {how}", path.display()))
+                .hint("restore it, or plan anew with `--replan`")
+        };
+        let bytes = match std::fs::metadata(path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) => return Err(changed(Exit::Usage, format!("cannot be read any more: {error}")).into()),
+        };
+        if bytes != shard.bytes {
+            let how = format!("has {bytes} bytes, but had {} when it was planned", shard.bytes);
+            return Err(changed(Exit::BadData, how).into());
+        }
+        if crate::plan::hash_file(path)?.1 != shard.sha256 {
+            return Err(changed(Exit::BadData, "has other content than when it was planned".into()).into());
+        }
+        self.unchanged.borrow_mut().insert(path.to_owned());
+        Ok(())
     }
 
     fn source(&self, location: &Location) -> anyhow::Result<ShardSource> {
@@ -281,6 +334,7 @@ impl<'a> Runner<'a> {
         if self.stop.requested() {
             return Ok(false);
         }
+        self.remove_stale(stage, "all")?;
         self.reporter.emit(Event::StageStarted {
             stage: stage.folder.clone(),
             units: 1,
@@ -305,16 +359,4 @@ impl<'a> Runner<'a> {
         });
         Ok(true)
     }
-}
-
-/// A local shard that was changed since it was planned would give labels for other documents.
-fn check_unchanged(path: &Path, bytes: u64) -> anyhow::Result<()> {
-    let found = std::fs::metadata(path).with_context(|| format!("cannot read shard `{}`", path.display()))?.len();
-    if found != bytes {
-        let message = format!("shard `{}` has {found} bytes, but had {bytes} when it was planned", path.display());
-        return Err(crate::error::Failure::new(Exit::BadData, message)
-            .hint("restore it, or plan anew with `--replan`")
-            .into());
-    }
-    Ok(())
 }

@@ -13,6 +13,8 @@ use crate::run::reporter::Reporter;
 use crate::run::stop::Stop;
 use crate::run::{Options, Runner, execute};
 use anyhow::Context;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,11 +30,10 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Exit> {
     let hub = super::hub(&reporter)?.stopped_by(hub::Stop::on(stop.flag()));
     let dir = super::run_dir(&args.recipe, &recipe);
 
+    // What is wrong with a recipe is said before a folder is made for it.
+    let early = if dir.root().exists() { None } else { Some(Plan::resolve(&recipe, args.recipe.limit, &hub)?) };
     let _lock = dir.lock(task.map(|(index, _)| index))?;
-    if args.fresh {
-        dir.clear()?;
-    }
-    let plan = plan(args, &recipe, &dir, &hub)?;
+    let (plan, pinned_now) = plan(args, &recipe, &dir, &hub, early)?;
     reporter.log_to(&dir.events()).map_err(|error| commit::write_failure(&dir.events(), &error))?;
     reporter.emit(Event::RunStarted {
         name: plan.name.clone(),
@@ -42,8 +43,9 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Exit> {
     });
 
     let started = Instant::now();
-    let runner =
-        Runner { plan: &plan, dir: &dir, hub: &hub, reporter: &reporter, stop: &stop, options: Options { task } };
+    let unchanged = RefCell::new(if pinned_now { plan.local_shards().collect() } else { BTreeSet::new() });
+    let options = Options { task };
+    let runner = Runner { plan: &plan, dir: &dir, hub: &hub, reporter: &reporter, stop: &stop, options, unchanged };
     let result = execute(&runner);
     let exit = result.as_ref().map_or_else(exit_of, |exit| *exit);
     let message = match (&result, task) {
@@ -58,13 +60,25 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Exit> {
     result
 }
 
-/// The stored plan if it is of this recipe, else a new one, stored.
-fn plan(args: &Run, recipe: &Recipe, dir: &RunDir, hub: &Hub) -> anyhow::Result<Plan> {
-    let stored = super::stored_plan(dir)?;
+/// The stored plan if it is of this recipe, else a new one (`early` if it is made already), stored; and whether its inputs
+/// were pinned just now.
+fn plan(args: &Run, recipe: &Recipe, dir: &RunDir, hub: &Hub, early: Option<Plan>) -> anyhow::Result<(Plan, bool)> {
+    let reopen = |stored: Plan| -> anyhow::Result<(Plan, bool)> {
+        let plan = stored.reopen(recipe, args.recipe.limit, &dir.root().display().to_string())?;
+        plan.check_resources()?;
+        Ok((plan, false))
+    };
+    let stored = if args.fresh { None } else { super::stored_plan(dir)? };
     if let (Some(stored), false) = (&stored, args.replan) {
-        return stored.clone().reopen(recipe, args.recipe.limit, &dir.root().display().to_string());
+        return reopen(stored.clone());
     }
-    let plan = Plan::resolve(recipe, args.recipe.limit, hub)?;
+    let plan = match early {
+        Some(plan) => plan,
+        None => Plan::resolve(recipe, args.recipe.limit, hub)?,
+    };
+    if args.fresh {
+        dir.clear()?;
+    }
     let mut text = serde_json::to_vec_pretty(&plan)?;
     text.push(b'\n');
     if stored.is_some() {
@@ -72,9 +86,9 @@ fn plan(args: &Run, recipe: &Recipe, dir: &RunDir, hub: &Hub) -> anyhow::Result<
     } else if commit::create_exclusive(&dir.plan(), &text)? == Created::AlreadyThere {
         // Another task was first; its plan is the run's.
         let first = super::stored_plan(dir)?.context("the plan vanished")?;
-        return first.reopen(recipe, args.recipe.limit, &dir.root().display().to_string());
+        return reopen(first);
     }
-    Ok(plan)
+    Ok((plan, true))
 }
 
 fn task(args: &Run) -> anyhow::Result<Option<(u64, u64)>> {

@@ -2,7 +2,7 @@
 
 use crate::cli::Verify;
 use crate::error::Exit;
-use crate::plan::{Location, Plan, Stage};
+use crate::plan::{Location, Plan, Stage, Work};
 use crate::run::dir::RunDir;
 use crate::run::manifest::{Counts, Manifest};
 use serde::Serialize;
@@ -110,6 +110,13 @@ fn verify_stage(
                 manifest.counts.rows_in,
                 rows.unwrap_or(0)
             ));
+        }
+        // Every row that was read stands in the labels or in the quarantine.
+        let rows_out: u64 = manifest.outputs.iter().map(|output| output.rows).sum();
+        if matches!(stage.work, Work::Classify(_)) && rows_out != manifest.counts.rows_in {
+            findings
+                .problems
+                .push(format!("unit `{name}` read {} rows and its files hold {rows_out}", manifest.counts.rows_in));
         }
         for output in &manifest.outputs {
             findings.files += 1;

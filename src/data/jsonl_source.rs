@@ -120,7 +120,7 @@ impl JsonlShard {
             metadata: only(&self.columns.metadata, wanted.metadata),
         };
         let rows = rows.map(|rows| Vec::from(rows).into_iter().peekable());
-        Ok(Box::new(JsonlBatches { lines: Some(lines), keys, rows, batch_rows }))
+        Ok(Box::new(JsonlBatches { lines: Some(lines), keys, rows, batch_rows, failed: None }))
     }
 }
 
@@ -139,13 +139,18 @@ struct JsonlBatches {
     /// The rows still wanted, if not all are.
     rows: Option<std::iter::Peekable<std::vec::IntoIter<u64>>>,
     batch_rows: usize,
+    /// Why nothing follows the last batch.
+    failed: Option<anyhow::Error>,
 }
 
 impl Iterator for JsonlBatches {
     type Item = Result<DocumentBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.read_batch();
+        let batch = match self.failed.take() {
+            Some(error) => Err(error),
+            None => self.read_batch(),
+        };
         match &batch {
             Ok(batch) if batch.is_empty() => {
                 self.lines = None;
@@ -167,7 +172,16 @@ impl JsonlBatches {
             if self.rows.as_mut().is_some_and(|rows| rows.peek().is_none()) {
                 break;
             }
-            let Some((row, line)) = lines.next_row()? else {
+            let next = match lines.next_row() {
+                Ok(next) => next,
+                // Which rows can be read must not depend on the size of batches.
+                Err(error) if !batch.rows.is_empty() => {
+                    self.failed = Some(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            let Some((row, line)) = next else {
                 if let Some(missing) = self.rows.as_mut().and_then(|rows| rows.next()) {
                     return Err(damaged(&lines.name, format!("it has no row {missing}")));
                 }
@@ -433,6 +447,10 @@ impl Lines {
 
 fn stream_failure(name: &str, line: u64, error: &io::Error) -> anyhow::Error {
     match error.kind() {
+        // The disk is at fault, and not the data.
+        _ if error.raw_os_error().is_some() => {
+            Failure::new(Exit::Failed, format!("cannot read `{name}`: {error}")).into()
+        }
         ErrorKind::UnexpectedEof => damaged(name, format!("its compressed data is cut short in line {line}")),
         _ => damaged(name, format!("{error} in line {line}")),
     }

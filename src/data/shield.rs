@@ -8,6 +8,7 @@ use anyhow::Result;
 use parquet::errors::ParquetError;
 
 use super::shard::damaged;
+use crate::error::{Exit, Failure};
 
 thread_local! {
     static SHIELDED: Cell<bool> = const { Cell::new(false) };
@@ -28,6 +29,13 @@ pub(super) fn shielded<T>(name: &str, read: impl FnOnce() -> Result<T, ParquetEr
 
 /// The failure that the `parquet` crate reports of a file.
 pub(super) fn parquet_failure(name: &str, error: &ParquetError) -> anyhow::Error {
+    if let ParquetError::External(cause) = error
+        && let Some(error) = cause.downcast_ref::<std::io::Error>()
+        && error.raw_os_error().is_some()
+    {
+        // The disk is at fault, and not the data.
+        return Failure::new(Exit::Failed, format!("cannot read `{name}`: {error}")).into();
+    }
     let mut reason = error.to_string();
     // The crate begins its messages with their kind, and again when it wraps one in another.
     let kinds = ["Parquet argument error: ", "Parquet error: ", "EOF: ", "NYI: ", "Arrow: ", "External: "];

@@ -2,7 +2,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
-use super::linear::{Linear, Precision};
+use super::layer::{Layer, Precision, Projection, Projections, Weights};
 use super::ops::{self, AttentionOptions, Heads};
 use super::packed::Packed;
 use crate::error::{Exit, Failure};
@@ -20,20 +20,6 @@ pub struct Decoder {
     head: Option<Tensor>,
     rope_frequencies: Vec<f32>,
     precision: Precision,
-}
-
-struct Layer {
-    attention_norm: Tensor,
-    /// Queries, keys and values in one projection.
-    qkv: Linear,
-    /// `(2, D)`: the weights of the norms over queries' and keys' heads.
-    head_norms: Option<Tensor>,
-    output: Linear,
-    mlp_norm: Tensor,
-    /// Gate and up in one projection.
-    gate_up: Linear,
-    down: Linear,
-    window: Option<usize>,
 }
 
 impl Decoder {
@@ -132,30 +118,6 @@ impl Decoder {
     }
 }
 
-impl Layer {
-    /// `(T, H)` to `(T, H)`, or to `(queries.len(), H)`.
-    fn forward(
-        &self,
-        x: &Tensor,
-        queries: Option<&[usize]>,
-        options: &AttentionOptions<'_>,
-        eps: f32,
-    ) -> Result<Tensor> {
-        let qkv = self.qkv.after_norm(x, &self.attention_norm, eps)?;
-        let attended = ops::attention(&qkv, queries, options)?;
-        let x = match queries {
-            Some(rows) => {
-                let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
-                x.index_select(&Tensor::from_slice(&rows, rows.len(), x.device())?, 0)?
-            }
-            None => x.clone(),
-        };
-        let x = self.output.added_to(&attended, &x)?;
-        let gated = self.gate_up.swiglu(&x, &self.mlp_norm, eps)?;
-        self.down.added_to(&gated, &x)
-    }
-}
-
 /// Reads tensors from a checkpoint onto a device.
 struct Reader<'a> {
     checkpoint: &'a Checkpoint,
@@ -175,7 +137,7 @@ impl Reader<'_> {
         modules: &[(&str, usize)],
         columns: usize,
         bias: bool,
-    ) -> anyhow::Result<(Tensor, Option<Tensor>)> {
+    ) -> anyhow::Result<Projection> {
         let read = |kind: &str, shape: &dyn Fn(usize) -> Vec<usize>| -> anyhow::Result<Tensor> {
             let parts = modules
                 .iter()
@@ -184,7 +146,7 @@ impl Reader<'_> {
             Ok(Tensor::cat(&parts, 0)?)
         };
         let weight = read("weight", &|rows| vec![rows, columns])?;
-        Ok((weight, if bias { Some(read("bias", &|rows| vec![rows])?) } else { None }))
+        Ok(Projection { weight, bias: if bias { Some(read("bias", &|rows| vec![rows])?) } else { None } })
     }
 
     fn layer(&self, config: &ModelConfig, index: usize) -> anyhow::Result<Layer> {
@@ -198,21 +160,19 @@ impl Reader<'_> {
         } else {
             None
         };
-        let linear = |modules: &[(&str, usize)], columns: usize, bias: bool| -> anyhow::Result<Linear> {
-            let (weight, bias) = self.stacked(&prefix, modules, columns, bias)?;
-            Ok(Linear::new(&weight, bias.as_ref(), self.precision)?)
-        };
-        let projections = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+        let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
         let gate_up = [("mlp.gate_proj", inner), ("mlp.up_proj", inner)];
-        let (gate_up, gate_up_bias) = self.stacked(&prefix, &gate_up, hidden, config.mlp_bias)?;
+        let projections = Projections {
+            qkv: self.stacked(&prefix, &qkv, hidden, config.qkv_bias)?,
+            output: self.stacked(&prefix, &[("self_attn.o_proj", hidden)], q, config.output_bias)?,
+            gate_up: self.stacked(&prefix, &gate_up, hidden, config.mlp_bias)?,
+            down: self.stacked(&prefix, &[("mlp.down_proj", hidden)], inner, config.mlp_bias)?,
+        };
         Ok(Layer {
             attention_norm: norm("input_layernorm", hidden)?,
-            qkv: linear(&projections, hidden, config.qkv_bias)?,
             head_norms,
-            output: linear(&[("self_attn.o_proj", hidden)], q, config.output_bias)?,
             mlp_norm: norm("post_attention_layernorm", hidden)?,
-            gate_up: Linear::gated(&gate_up, gate_up_bias.as_ref(), self.precision)?,
-            down: linear(&[("mlp.down_proj", hidden)], inner, config.mlp_bias)?,
+            weights: Weights::pack(&projections, self.precision)?,
             window: config.windows.get(index).copied().flatten(),
         })
     }

@@ -6,7 +6,7 @@
 use super::kernels::attention::Attention;
 use super::kernels::tile::Bf16;
 use super::kernels::vector;
-use super::linear::Precision;
+use super::layer::Precision;
 use super::packed::Packed;
 use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 use std::ops::Deref;

@@ -82,9 +82,10 @@ pub(super) fn stage_key(
 }
 
 pub(super) fn input_key(fetch: &Fetch, shards: &[super::Shard], units: &[super::Unit]) -> String {
-    let identities: Vec<&str> = shards.iter().map(|shard| shard.identity.as_str()).collect();
+    // Not how the sources were written: a glob and a list of the same files read the same documents.
+    let shards: Vec<[&str; 2]> = shards.iter().map(|shard| [shard.name.as_str(), shard.identity.as_str()]).collect();
     let ids: Vec<&str> = units.iter().map(|unit| unit.id.as_str()).collect();
-    digest(&json!([canonical(fetch), identities, ids]))
+    digest(&json!([canonical(&fetch.columns), shards, ids]))
 }
 
 pub(super) fn plan_id(plan: &Plan) -> String {

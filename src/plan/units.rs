@@ -72,13 +72,11 @@ fn unit_id(shard: &Shard, row_groups: Range<usize>, take: Option<u64>) -> String
 mod tests {
     use super::*;
 
+    /// Shard, row groups, first row, rows, take.
+    type Cut = (usize, Range<usize>, u64, Option<u64>, Option<u64>);
+
     #[track_caller]
-    fn check(
-        shards: &[Option<&[u64]>],
-        rows_per_unit: u64,
-        limit: Option<u64>,
-        expect: &[(usize, Range<usize>, u64, Option<u64>, Option<u64>)],
-    ) {
+    fn check(shards: &[Option<&[u64]>], rows_per_unit: u64, limit: Option<u64>, expect: &[Cut]) {
         let shards: Vec<Shard> = shards
             .iter()
             .enumerate()

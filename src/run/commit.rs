@@ -89,6 +89,17 @@ pub fn create_folder(folder: &Path) -> Result<()> {
     }
 }
 
+/// Removes a file durably, if it is there.
+pub fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(write_failure(path, &error)),
+    }
+    kill_point("after removal");
+    sync_folder(folder_of(path))
+}
+
 /// A file being written, which nobody sees until [`StagedFile::commit`]. Dropped without it, the temporary is removed.
 #[derive(Debug)]
 pub struct StagedFile {
@@ -198,6 +209,10 @@ pub fn write_failure(path: &Path, error: &io::Error) -> anyhow::Error {
         ErrorKind::PermissionDenied => (
             "permission denied".to_owned(),
             Some("make its folder writable, or choose another with `--run-dir`".to_owned()),
+        ),
+        ErrorKind::FileTooLarge => (
+            "the file would be larger than this process may write".to_owned(),
+            Some(format!("raise the limit (`ulimit -f`), {again}")),
         ),
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
             ("a file stands where a folder is needed".to_owned(), Some("move it away".to_owned()))

@@ -24,6 +24,12 @@ pub struct RunDir {
     root: PathBuf,
 }
 
+/// What runs put into their folder. The plan is last: as long as it is there, the folder is known as a run's.
+const OURS: [&str; 9] =
+    ["manifests", "arms", "classify", "sketch", "curate", "report", "fetch", "events.jsonl", "plan.json"];
+
+const LOCK: &str = "run.lock";
+
 /// Holds the run folder for as long as it lives; the operating system frees it when the process dies.
 #[derive(Debug)]
 pub struct RunLock {
@@ -54,10 +60,12 @@ impl RunDir {
     /// Creates the folder and takes it: alone for a whole run, shared with other tasks for one task.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Exit::Usage`] if another process has it, or the folder cannot be written.
+    /// A [`Failure`] with [`Exit::Usage`] if another process has it, or it holds files of somebody else under names that
+    /// runs write and delete; one with [`Exit::Failed`] if it cannot be written.
     pub fn lock(&self, task_index: Option<u64>) -> anyhow::Result<RunLock> {
+        self.check_ours()?;
         commit::create_folder(&self.root)?;
-        let file = self.open_lock("run.lock")?;
+        let file = self.open_lock(LOCK)?;
         let taken = if task_index.is_some() { file.try_lock_shared() } else { file.try_lock() };
         self.check(taken, "another run")?;
         let mut files = vec![file];
@@ -70,26 +78,38 @@ impl RunDir {
     }
 
     /// Deletes what runs have put here, and nothing else.
-    ///
-    /// # Errors
-    /// A [`Failure`] with [`Exit::Usage`] if the folder holds files and no plan: it is not a run folder.
     pub fn clear(&self) -> anyhow::Result<()> {
-        let remove = |path: &Path| -> anyhow::Result<()> {
-            let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-            match removed {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(error).with_context(|| format!("cannot remove `{}`", path.display()))
-                }
-                _ => Ok(()),
+        OURS.iter().try_for_each(|name| self.remove(name))
+    }
+
+    /// Deletes a file or folder of this run folder, if it is there.
+    pub fn remove(&self, relative: impl AsRef<Path>) -> anyhow::Result<()> {
+        let path = self.path(relative);
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove `{}`", path.display()))
             }
-        };
-        // The plan goes last, so that a kill in between leaves a folder that can be cleared again.
-        for name in
-            ["manifests", "arms", "classify", "sketch", "curate", "report", "fetch", "events.jsonl", "plan.json"]
-        {
-            remove(&self.path(name))?;
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// A folder is a run's if a run has locked it or its plan is one (the lock may not have been copied along).
+    fn check_ours(&self) -> anyhow::Result<()> {
+        let is_plan = || {
+            let plan = std::fs::read(self.plan()).ok()?;
+            serde_json::from_slice::<serde_json::Value>(&plan).ok()?.get("plan_id").map(|_| ())
+        };
+        if self.path(LOCK).exists() || is_plan().is_some() {
+            return Ok(());
+        }
+        match OURS.iter().find(|name| self.path(name).exists()) {
+            None => Ok(()),
+            Some(name) => {
+                let message = format!("`{}` is not a run folder, and holds `{name}`", self.root.display());
+                Err(Failure::new(Exit::Usage, message).hint("choose another folder with `--run-dir`").into())
+            }
+        }
     }
 
     fn open_lock(&self, name: &str) -> anyhow::Result<File> {

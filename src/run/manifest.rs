@@ -2,6 +2,7 @@
 
 use crate::behavior::Behavior;
 use crate::behavior::judge::{JudgeIdentity, Labels};
+use crate::error::{Exit, Failure};
 use crate::run::commit;
 use crate::run::commit::Created;
 use anyhow::Context;
@@ -182,8 +183,10 @@ impl Manifest {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read manifest `{}`", path.display())),
         };
-        let manifest =
-            serde_json::from_slice(&text).with_context(|| format!("manifest `{}` is damaged", path.display()))?;
+        let manifest = serde_json::from_slice(&text).map_err(|error| {
+            Failure::new(Exit::BadData, format!("manifest `{}` is damaged: {error}", path.display()))
+                .hint("remove it and run again: its unit is then done again")
+        })?;
         Ok(Some(manifest))
     }
 

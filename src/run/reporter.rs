@@ -68,7 +68,8 @@ impl Reporter {
             && let Ok(line) = serde_json::to_string(&stamped)
         {
             // The log is for people; a full disk must not end the run here, the next commit will say so.
-            let _ = writeln!(log, "{line}");
+            // In one call: tasks that run at the same time append to one log.
+            let _ = log.write_all((line + "\n").as_bytes());
         }
         sink.view.show(&stamped);
     }

@@ -28,7 +28,7 @@ pub struct WorkContext<'a> {
 
 /// How a unit's work ended.
 pub enum Verdict {
-    Done(UnitWork),
+    Done(Box<UnitWork>),
     /// A signal asked for it; what is done so far is journaled.
     Stopped,
 }
@@ -95,7 +95,7 @@ pub fn check_share(folder: &str, quarantined: u64, rows: u64, allowed: f64) -> a
         return Ok(());
     }
     let message = format!(
-        "{quarantined} of {rows} documents could not be judged, more than the allowed {:.2} %",
+        "`{folder}` could not judge {quarantined} of {rows} documents, more than the allowed {:.2} %",
         100.0 * allowed
     );
     let hint = format!(
@@ -145,16 +145,25 @@ impl<'a> Tracker<'a> {
         self.quiet = true;
     }
 
-    /// Counts documents: each its labels, or none if it is quarantined.
+    /// Counts documents that are judged: each its labels, or none if it is quarantined.
     pub fn add_labels<'l>(&self, outcomes: impl Iterator<Item = Option<&'l Labels>>) {
+        self.count_labels(outcomes, true);
+    }
+
+    /// Counts documents that an earlier attempt judged; they say nothing of this one's speed.
+    pub fn replay_labels<'l>(&self, outcomes: impl Iterator<Item = Option<&'l Labels>>) {
+        self.count_labels(outcomes, false);
+    }
+
+    fn count_labels<'l>(&self, outcomes: impl Iterator<Item = Option<&'l Labels>>, here: bool) {
         self.update(|progress| {
             for labels in outcomes {
                 progress.documents += 1;
-                progress.documents_here += 1;
+                progress.documents_here += u64::from(here);
                 match labels {
                     None => progress.quarantined += 1,
                     Some(labels) => {
-                        progress.tokens_here += labels.tokens_read;
+                        progress.tokens_here += if here { labels.tokens_read } else { 0 };
                         for (shown, mark) in progress.shown.iter_mut().zip(labels.marks) {
                             *shown += u64::from(mark.count > 0);
                         }

@@ -11,66 +11,56 @@ use crate::data::document::{DocumentBatch, Wanted, document_id};
 use crate::data::parquet_sink::{ParquetSink, Profile};
 use crate::data::schema;
 use crate::data::shard::ShardReader;
+use crate::plan::Stage;
 use crate::run::manifest::{Counts, LabelStatistics};
 use crate::run::work::{UnitWork, Verdict, WorkContext};
-use crate::stages::documents::unit_batches;
+use crate::stages::documents::{read_ahead, unit_batches};
 use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int32Type;
 use journal::{Entry, Journal};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-
-/// Batches that may wait decoded while the judge is busy.
-const READ_AHEAD: usize = 2;
 
 /// Judges one unit and commits its labels.
 pub fn run_unit(cx: &WorkContext, reader: &ShardReader, judge: &mut dyn Judge) -> anyhow::Result<Verdict> {
     let identity = judge.identity().clone();
     let batch_rows = judge.batch_size().max(1);
-    let journal_path = cx.path(&format!("journal/{}.jsonl", cx.unit.id));
+    let journal_path = cx.dir.path(journal_of(cx.stage, &cx.unit.id));
     let header = format!("{} {} {batch_rows} {}", cx.stage.key, cx.unit.id, serde_json::to_string(&identity)?);
     let (mut journal, mut entries, batches_done) = Journal::open(&journal_path, &header)?;
-    track(cx, &entries);
+    cx.progress.replay_labels(outcomes(&entries));
 
-    let stopped = std::thread::scope(|scope| -> anyhow::Result<bool> {
-        let (send, receive) = sync_channel::<anyhow::Result<DocumentBatch>>(READ_AHEAD);
-        scope.spawn(move || {
-            for batch in unit_batches(reader, cx.unit, Wanted::TEXT, batch_rows).skip(batches_done) {
-                if send.send(batch).is_err() {
-                    return;
-                }
-            }
-        });
-        for batch in receive {
-            if cx.stop.requested() {
-                return Ok(true);
-            }
-            let judged = judge_batch(judge, &batch?)?;
-            journal.append(&judged)?;
-            track(cx, &judged);
-            entries.extend(judged);
-            cx.check_quarantined_share()?;
+    let finished = read_ahead(unit_batches(reader, cx.unit, Wanted::ALL, batch_rows).skip(batches_done), |batch| {
+        if cx.stop.requested() {
+            return Ok(false);
         }
-        Ok(false)
+        let judged = judge_batch(judge, &batch?)?;
+        journal.append(&judged)?;
+        cx.progress.add_labels(outcomes(&judged));
+        entries.extend(judged);
+        cx.check_quarantined_share()?;
+        Ok(true)
     })?;
-    if stopped {
+    if !finished {
         journal.sync()?;
         return Ok(Verdict::Stopped);
     }
 
-    let work = commit(cx, &identity, &entries)?;
-    journal.remove()?;
-    Ok(Verdict::Done(work))
+    Ok(Verdict::Done(Box::new(commit(cx, &identity, &entries)?)))
 }
 
-fn track(cx: &WorkContext, entries: &[Entry]) {
-    cx.progress.add_labels(entries.iter().map(|entry| entry.outcome.as_ref().ok()));
+/// A unit's journal, relative to the run folder. It is of no use once the unit has its manifest, and not before.
+pub fn journal_of(stage: &Stage, unit: &str) -> String {
+    format!("{}/journal/{unit}.jsonl", stage.folder)
+}
+
+fn outcomes(entries: &[Entry]) -> impl Iterator<Item = Option<&Labels>> {
+    entries.iter().map(|entry| entry.outcome.as_ref().ok())
 }
 
 fn judge_batch(judge: &mut dyn Judge, batch: &DocumentBatch) -> anyhow::Result<Vec<Entry>> {
     let readable: Vec<usize> = (0..batch.len()).filter(|&row| batch.text(row).is_some()).collect();
     let texts: Vec<&str> = readable.iter().filter_map(|&row| batch.text(row)).collect();
-    let judged = judge.judge(&texts)?;
+    let judged = if texts.is_empty() { Vec::new() } else { judge.judge(&texts)? };
     anyhow::ensure!(judged.len() == texts.len(), "the judge answered {} of {} documents", judged.len(), texts.len());
 
     let mut entries: Vec<Entry> = batch

@@ -12,12 +12,14 @@ mod writer;
 
 use crate::behavior::Behavior;
 use crate::config::Curate;
-use crate::data::document::{DocumentBatch, Wanted, document_id};
+use crate::data::document::{DocumentBatch, document_id};
 use crate::data::parquet_sink::{ParquetSink, Profile};
 use crate::data::schema;
-use crate::plan::{Plan, Stage};
+use crate::error::{Exit, Failure};
+use crate::plan::{Plan, Shard, Stage};
 use crate::run::manifest::{CorpusRecord, Counts, Manifest, Output};
 use crate::run::{Runner, commit};
+use crate::stages::documents::chosen_batches;
 use anyhow::Context;
 use arrow::array::{ArrayRef, AsArray, DictionaryArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt32Array};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
@@ -39,6 +41,8 @@ pub fn run(runner: &Runner, stage: &Stage, curate: &Curate) -> anyhow::Result<Op
     let selections = select::select(facts, curate, runner.plan.seed);
     let quarantined = quarantined_upstream(runner, stage)?;
 
+    // What an earlier recipe left must not be read along with this one's: there may be more files, or other corpora.
+    runner.dir.remove(&stage.folder)?;
     let Some(mut outputs) = write_corpora(runner, stage, facts, &selections)? else { return Ok(None) };
     outputs.push(write_decisions(runner, stage, facts, &selections)?);
     let corpora: BTreeMap<String, CorpusRecord> =
@@ -132,15 +136,12 @@ fn write_corpora(
         let table = facts::read_unit(runner, stage, plan_unit)?;
         let rows: Vec<u64> = documents.iter().map(|&document| facts[document as usize].row).collect();
         let mut done = 0;
-        for batch in reader.batches(plan_unit.row_groups.clone(), Wanted::ALL, Some(&rows), READ_ROWS)? {
-            let batch = batch?;
+        chosen_batches(reader, plan_unit, &rows, READ_ROWS, |batch| {
             let documents = &documents[done..done + batch.len()];
             done += batch.len();
-            let rows = corpus_batch(runner.plan, stage, unit, &batch, &table)?;
-            for writer in writers.values_mut() {
-                writer.add(&rows, documents)?;
-            }
-        }
+            let rows = corpus_batch(runner.plan, stage, unit, batch, &table)?;
+            writers.values_mut().try_for_each(|writer| writer.add(&rows, documents))
+        })?;
         anyhow::ensure!(
             done == documents.len(),
             "unit `{}` gave {done} of {} chosen rows",
@@ -181,6 +182,7 @@ fn corpus_batch(
         places.collect::<Result<_, _>>().map_err(|_| anyhow::anyhow!("a chosen row has no labels"))?;
     let labels = arrow::compute::take_record_batch(&table.labels, &UInt32Array::from(places.clone()))?;
     let sketch = arrow::compute::take_record_batch(&table.sketch, &UInt32Array::from(places))?;
+    check_chars(shard, batch, &labels)?;
     let label = |name: &str| labels.column_by_name(name).cloned().with_context(|| format!("labels lack `{name}`"));
     let size = |name: &str| -> anyhow::Result<ArrayRef> {
         let column = sketch.column_by_name(name).with_context(|| format!("the sketch lacks `{name}`"))?;
@@ -201,6 +203,19 @@ fn corpus_batch(
     columns.push(super::classify::constant(&shard.name, batch.len()));
     columns.push(Arc::new(Int64Array::from_iter_values(batch.rows.iter().map(|&row| row as i64))));
     Ok(RecordBatch::try_new(schema::corpus(), columns)?)
+}
+
+/// Checks that the texts are as long as those that were judged: rows are chosen by the shard's page index, which may be damaged.
+fn check_chars(shard: &Shard, batch: &DocumentBatch, labels: &RecordBatch) -> anyhow::Result<()> {
+    let judged = labels.column_by_name("char_count").context("labels lack `char_count`")?.as_primitive::<Int64Type>();
+    for (place, (&row, &chars)) in batch.rows.iter().zip(judged.values()).enumerate() {
+        if batch.text(place).map(|text| text.chars().count() as i64) != Some(chars) {
+            let message = format!("row {row} of `{}` is not the document that was judged", shard.name);
+            let hint = "the shard was changed, or its page index is damaged: fetch it again";
+            return Err(Failure::new(Exit::BadData, message).hint(hint).into());
+        }
+    }
+    Ok(())
 }
 
 /// `decisions.parquet`: why each document is, or is not, in each corpus.

@@ -2,7 +2,7 @@
 
 use crate::config::{ByteSize, Curate};
 use crate::data::decontaminate::Contamination;
-use crate::data::document::{DocumentBatch, Wanted};
+use crate::data::document::Wanted;
 use crate::data::minhash::{MinHasher, Shape};
 use crate::data::near_duplicates::ExactKey;
 use crate::data::parquet_sink::{ParquetSink, Profile};
@@ -11,13 +11,12 @@ use crate::data::shard::ShardReader;
 use crate::data::token_count::TokenCounter;
 use crate::run::manifest::Counts;
 use crate::run::work::{UnitWork, Verdict, WorkContext};
-use crate::stages::documents::unit_batches;
+use crate::stages::documents::{read_ahead, unit_batches};
 use arrow::array::{Array, ArrayRef, DictionaryArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow::datatypes::Int32Type;
 use rayon::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 /// Documents sketched together, by all cores.
 const BATCH_ROWS: usize = 512;
@@ -96,31 +95,21 @@ fn host(url: &str) -> Option<&str> {
 pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> anyhow::Result<Verdict> {
     let mut sketched: Vec<Sketched> = Vec::new();
     let mut rows_in = 0;
-    let stopped = std::thread::scope(|scope| -> anyhow::Result<bool> {
-        let (send, receive) = sync_channel::<anyhow::Result<DocumentBatch>>(1);
-        scope.spawn(move || {
-            for batch in unit_batches(reader, cx.unit, Wanted { url: true, ..Wanted::TEXT }, BATCH_ROWS) {
-                if send.send(batch).is_err() {
-                    return;
-                }
-            }
-        });
-        for batch in receive {
-            if cx.stop.requested() {
-                return Ok(true);
-            }
-            let batch = batch?;
-            rows_in += batch.len() as u64;
-            let new = (0..batch.len()).into_par_iter().filter_map(|row| {
-                let url = batch.url.is_valid(row).then(|| batch.url.value(row));
-                Some(sketcher.sketch(batch.rows[row], url, batch.text(row)?))
-            });
-            sketched.par_extend(new);
-            cx.progress.add_documents(batch.len() as u64);
+    let finished = read_ahead(unit_batches(reader, cx.unit, Wanted::ALL, BATCH_ROWS), |batch| {
+        if cx.stop.requested() {
+            return Ok(false);
         }
-        Ok(false)
+        let batch = batch?;
+        rows_in += batch.len() as u64;
+        let new = (0..batch.len()).into_par_iter().filter_map(|row| {
+            let url = batch.url.is_valid(row).then(|| batch.url.value(row));
+            Some(sketcher.sketch(batch.rows[row], url, batch.text(row)?))
+        });
+        sketched.par_extend(new);
+        cx.progress.add_documents(batch.len() as u64);
+        Ok(true)
     })?;
-    if stopped {
+    if !finished {
         return Ok(Verdict::Stopped);
     }
 
@@ -135,7 +124,12 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> 
     sink.write(&batch(&sketched, bands)?)?;
     let kept = sketched.len() as u64;
     let counts = Counts { rows_in, kept, quarantined: rows_in - kept, ..Counts::default() };
-    Ok(Verdict::Done(UnitWork { outputs: vec![cx.output(&path, sink.finish()?)], counts, labels: None, judge: None }))
+    Ok(Verdict::Done(Box::new(UnitWork {
+        outputs: vec![cx.output(&path, sink.finish()?)],
+        counts,
+        labels: None,
+        judge: None,
+    })))
 }
 
 fn batch(sketched: &[Sketched], bands: usize) -> anyhow::Result<RecordBatch> {

@@ -145,7 +145,8 @@ impl Workplace {
     /// The sum of the rows that a stage's manifests account for: rows in, kept, dropped, quarantined.
     pub fn counts(&self, run: &str, stage: &str) -> [u64; 4] {
         let mut sum = [0; 4];
-        for entry in std::fs::read_dir(self.path(run).join("manifests").join(stage)).unwrap() {
+        // No unit, no manifest.
+        for entry in std::fs::read_dir(self.path(run).join("manifests").join(stage)).into_iter().flatten() {
             let manifest: Value = serde_json::from_slice(&std::fs::read(entry.unwrap().path()).unwrap()).unwrap();
             let counts = &manifest["counts"];
             let number = |value: &Value| value.as_u64().unwrap();

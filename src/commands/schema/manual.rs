@@ -97,7 +97,7 @@ fn kind(root: &Value, property: &Value) -> String {
         "integer" => "number".to_owned(),
         "number" => "decimal".to_owned(),
         "boolean" => "true or false".to_owned(),
-        "array" => format!("list of {}", resolved.get("items").map_or("values".into(), |items| kind_plural(items))),
+        "array" => format!("list of {}", resolved.get("items").map_or("values".into(), kind_plural)),
         other => other.to_owned(),
     };
     match resolved.get("type") {

@@ -18,15 +18,6 @@ pub(in crate::lm) struct PackedMatrix<E> {
     interleaved: bool,
 }
 
-/// What happens to a product before it is stored.
-pub(in crate::lm) enum Finish<'a> {
-    Store,
-    /// `(T, width)` is added.
-    Add(&'a [f32]),
-    /// `silu(gate) * up`; the matrix must have been packed with [`PackedMatrix::interleaved`].
-    SwiGlu,
-}
-
 /// RMSNorm of the input's rows.
 #[derive(Clone, Copy)]
 pub(in crate::lm) struct Norm<'a> {
@@ -86,30 +77,21 @@ impl<E: Element> PackedMatrix<E> {
         self.width
     }
 
-    /// `finish(norm(x) W^T + bias)` for `x` of `(T, inner)`: `(T, width)`.
+    /// `norm(x) W^T + bias` for `x` of `(T, inner)`: `(T, width)`; of an interleaved matrix `silu(gate) * up`.
     ///
     /// # Panics
-    /// When lengths do not fit; [`super::super::linear`] checks them.
-    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>, finish: &Finish<'_>) -> Vec<f32> {
+    /// When lengths do not fit; [`super::super::layer`] checks them.
+    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>) -> Vec<f32> {
         let rows = x.len() / self.inner;
         assert_eq!(x.len(), rows * self.inner, "the input's width");
-        assert_eq!(matches!(finish, Finish::SwiGlu), self.interleaved, "only gates and ups are interleaved");
         let mut out = vec![0f32; rows * self.width];
         let task = rows_per_task(rows);
-        out.par_chunks_mut(task * self.width).enumerate().for_each_init(Vec::new, |scratch, (index, out)| {
-            let first = index * task;
-            let count = out.len() / self.width;
-            let x = &x[first * self.inner..][..count * self.inner];
-            let added = match finish {
-                Finish::Add(added) => Some(&added[first * self.width..][..out.len()]),
-                Finish::Store | Finish::SwiGlu => None,
-            };
-            self.block(x, norm, added, out, scratch);
-        });
+        let tasks = out.par_chunks_mut(task * self.width).zip(x.par_chunks(task * self.inner));
+        tasks.for_each_init(Vec::new, |a, (out, x)| self.block(x, norm, None, out, a));
         out
     }
 
-    /// A block of rows, on one thread.
+    /// [`PackedMatrix::product`] of a few rows, on one thread, plus `added` of `(T, width)` if there is something to add.
     fn block(&self, x: &[f32], norm: Option<Norm<'_>>, added: Option<&[f32]>, out: &mut [f32], a: &mut Vec<E>) {
         let groups = self.inner.div_ceil(E::GROUP);
         let stride = groups * E::GROUP;
@@ -166,6 +148,40 @@ impl<E: Element> PackedMatrix<E> {
                 }
             }
         }
+    }
+}
+
+/// What a layer does to each row on its own after attention.
+pub(in crate::lm) struct AfterAttention<'a, E> {
+    pub output: &'a PackedMatrix<E>,
+    pub norm: Norm<'a>,
+    /// Interleaved.
+    pub gate_up: &'a PackedMatrix<E>,
+    pub down: &'a PackedMatrix<E>,
+}
+
+impl<E: Element> AfterAttention<'_, E> {
+    /// `y + down(swiglu(norm(y)))` with `y = x + output(attended)`, for `attended` of `(T, heads D)` and `x` of `(T, H)`: `(T, H)`.
+    ///
+    /// A block of rows goes all the way on one thread, so that what lies between the products stays in its cache.
+    pub(in crate::lm) fn run(&self, attended: &[f32], x: &[f32]) -> Vec<f32> {
+        let width = self.down.width;
+        let rows = x.len() / width;
+        assert_eq!((x.len(), attended.len()), (rows * width, rows * self.output.inner), "the inputs' widths");
+        let mut out = vec![0f32; rows * width];
+        let task = rows_per_task(rows);
+        let inputs = attended.par_chunks(task * self.output.inner).zip(x.par_chunks(task * width));
+        out.par_chunks_mut(task * width).zip(inputs).for_each_init(
+            || (Vec::new(), Vec::new(), Vec::new()),
+            |(a, y, gated), (out, (attended, x))| {
+                y.resize(x.len(), 0.0);
+                self.output.block(attended, None, Some(x), y, a);
+                gated.resize(x.len() / width * self.gate_up.width, 0.0);
+                self.gate_up.block(y, Some(self.norm), None, gated, a);
+                self.down.block(gated, None, Some(y), out, a);
+            },
+        );
+        out
     }
 }
 
@@ -243,12 +259,14 @@ mod tests {
         let (x, weight, bias) = (wave(rows * inner, 0.7), wave(width * inner, 0.3), wave(width, 0.9));
         let plain = naive(&x, &weight, inner, None);
         let packed = PackedMatrix::<E>::new(&weight, inner, None);
-        close(&packed.product(&x, None, &Finish::Store), &plain, tolerance);
+        close(&packed.product(&x, None), &plain, tolerance);
 
         let biased = PackedMatrix::<E>::new(&weight, inner, Some(&bias));
         let added = wave(rows * width, 0.1);
         let expect: Vec<f32> = naive(&x, &weight, inner, Some(&bias)).iter().zip(&added).map(|(a, b)| a + b).collect();
-        close(&biased.product(&x, None, &Finish::Add(&added)), &expect, tolerance);
+        let mut sums = vec![0.0; added.len()];
+        biased.block(&x, None, Some(&added), &mut sums, &mut Vec::new());
+        close(&sums, &expect, tolerance);
 
         let norm_weight = wave(inner, 1.1);
         let normed: Vec<f32> = x
@@ -259,7 +277,7 @@ mod tests {
             })
             .collect();
         let norm = Norm { weight: &norm_weight, eps: 1e-5 };
-        close(&packed.product(&x, Some(norm), &Finish::Store), &naive(&normed, &weight, inner, None), 2.0 * tolerance);
+        close(&packed.product(&x, Some(norm)), &naive(&normed, &weight, inner, None), 2.0 * tolerance);
 
         if width.is_multiple_of(2) {
             let both = PackedMatrix::<E>::interleaved(&weight, inner, Some(&bias));
@@ -270,7 +288,7 @@ mod tests {
                     gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
                 })
                 .collect();
-            close(&both.product(&x, None, &Finish::SwiGlu), &expect, 4.0 * tolerance);
+            close(&both.product(&x, None), &expect, 4.0 * tolerance);
         }
     }
 
@@ -286,9 +304,9 @@ mod tests {
     fn a_row_does_not_depend_on_the_others() {
         let (x, weight) = (wave(50 * 40, 0.7), wave(72 * 40, 0.3));
         let packed = PackedMatrix::<f32>::new(&weight, 40, None);
-        let together = packed.product(&x, None, &Finish::Store);
+        let together = packed.product(&x, None);
         for row in [0, 5, 6, 49] {
-            let alone = packed.product(&x[row * 40..][..40], None, &Finish::Store);
+            let alone = packed.product(&x[row * 40..][..40], None);
             assert_eq!(alone, together[row * 72..][..72]);
         }
     }

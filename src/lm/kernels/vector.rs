@@ -3,8 +3,6 @@
 //! They index instead of iterating: adapters such as `zip` are generic functions of other crates, which are inlined only
 //! where the build has link-time optimisation, and a loop with a call in it is not vectorised.
 
-#![expect(clippy::needless_range_loop, reason = "see above")]
-
 /// Defines functions whose loops are compiled for AVX-512, for AVX2 and for the baseline, and chosen at run time.
 /// Each variant is the same Rust code, and no variant reorders sums or fuses what another does not.
 macro_rules! vectorised {

@@ -3,10 +3,12 @@
 //! A line is a checksum and a JSON array. A torn or damaged line ends the replay: it and what follows are made again.
 
 use crate::behavior::judge::Labels;
+use crate::error::{Exit, Failure};
 use crate::run::commit;
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,8 +49,6 @@ impl Journal {
         if let Some(folder) = path.parent() {
             commit::create_folder(folder)?;
         }
-        let present = std::fs::read(path).unwrap_or_default();
-        let (entries, batches, valid_bytes) = replay(&present, header);
         let mut file = File::options()
             .create(true)
             .truncate(false)
@@ -56,6 +56,16 @@ impl Journal {
             .write(true)
             .open(path)
             .map_err(|error| commit::write_failure(path, &error))?;
+        // Tasks of an earlier, other number may still run. The operating system frees the lock when its holder dies.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            let message = format!("`{}` is in the hands of another task", path.display());
+            return Err(Failure::new(Exit::TryAgain, message)
+                .hint("let it end, then run the same command again")
+                .into());
+        }
+        let mut present = Vec::new();
+        file.read_to_end(&mut present).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let (entries, batches, valid_bytes) = replay(&present, header);
         file.set_len(valid_bytes as u64).map_err(|error| commit::write_failure(path, &error))?;
         file.seek(SeekFrom::End(0)).map_err(|error| commit::write_failure(path, &error))?;
         let mut journal = Self { path: path.to_owned(), file, synced: Instant::now() };
@@ -78,11 +88,6 @@ impl Journal {
     pub fn sync(&mut self) -> anyhow::Result<()> {
         self.synced = Instant::now();
         self.file.sync_data().map_err(|error| commit::write_failure(&self.path, &error))
-    }
-
-    /// Removes the journal, once its unit is committed elsewhere.
-    pub fn remove(self) -> anyhow::Result<()> {
-        std::fs::remove_file(&self.path).map_err(|error| commit::write_failure(&self.path, &error))
     }
 
     fn write(&mut self, line: &str) -> anyhow::Result<()> {

@@ -76,7 +76,7 @@ pub struct Selection {
 /// Selects for all corpora, in the order of their names.
 pub fn select(facts: &[Facts], curate: &Curate, seed: u64) -> BTreeMap<String, Selection> {
     let shuffle: Vec<u64> = facts.iter().map(|document| mix(document.id ^ mix(seed))).collect();
-    let mut kept: BTreeMap<&str, (Vec<Fate>, Vec<u32>, Option<Fit>)> = BTreeMap::new();
+    let mut kept: BTreeMap<&str, Chosen> = BTreeMap::new();
     // A matched corpus needs its partner first.
     let order = || curate.corpus.iter().enumerate();
     for (bit, (name, corpus)) in order()
@@ -112,6 +112,9 @@ pub fn select(facts: &[Facts], curate: &Curate, seed: u64) -> BTreeMap<String, S
         })
         .collect()
 }
+
+/// A corpus before its split: every document's fate, the documents kept, and the fit of a match.
+type Chosen = (Vec<Fate>, Vec<u32>, Option<Fit>);
 
 /// Every document's fate up to the budget, and the documents that pass.
 fn eligible(facts: &[Facts], bit: usize) -> (Vec<Fate>, Vec<u32>) {

@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Text per output file: a file is held in memory once while it is put in order.
-const FILE_CHARS: u64 = 192 << 20;
+const FILE_CHARS: u64 = 128 << 20;
 
 /// Rows of all files that may wait in memory before they are spooled to disk.
-const SPOOL_BYTES: usize = 192 << 20;
+const SPOOL_BYTES: usize = 64 << 20;
 
 /// Rows written at a time.
 const WRITE_ROWS: usize = 4096;
