@@ -163,18 +163,26 @@ impl<'a> Lexer<'a> {
             return self.word();
         }
         self.at = end;
+        if !has_point {
+            let value = bytes[start..end].iter().fold(0, |value, digit| value * 10 + i64::from(digit - b'0'));
+            return Symbol::Number(Ratio::whole(value), false);
+        }
         let parts = bytes[start..end].iter().filter(|byte| byte.is_ascii_digit());
         let numerator = parts.fold(0i128, |value, digit| value * 10 + i128::from(digit - b'0'));
         let denominator = 10i128.pow(n_fraction as u32);
         // Fifteen digits over at most 10^15 always fit.
-        Symbol::Number(Ratio::new(numerator, denominator).unwrap_or(Ratio::ZERO), has_point)
+        Symbol::Number(Ratio::new(numerator, denominator).unwrap_or(Ratio::ZERO), true)
     }
 
     /// A run of letters, digits and apostrophes.
     fn word(&mut self) -> Symbol<'a> {
         let rest = &self.text[self.at..];
-        let is_part = |c: char| c.is_alphanumeric() || matches!(c, '\'' | '’');
-        let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+        let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'\'';
+        let mut end = rest.bytes().take_while(is_plain).count();
+        if rest.as_bytes().get(end).is_some_and(|byte| !byte.is_ascii()) {
+            let is_part = |c: char| c.is_alphanumeric() || matches!(c, '\'' | '’');
+            end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+        }
         self.at += end.max(1);
         Symbol::Word(&rest[..end])
     }

@@ -22,17 +22,16 @@ pub enum Item<'a> {
     Newline,
 }
 
-/// A few values, in place; more than `N` are dropped, and `is_full` says so.
+/// A few values, in place; more than `N` are dropped.
 #[derive(Debug, Clone)]
 pub struct Values<const N: usize> {
     values: [Ratio; N],
     len: usize,
-    pub is_full: bool,
 }
 
 impl<const N: usize> Default for Values<N> {
     fn default() -> Self {
-        Self { values: [Ratio::ZERO; N], len: 0, is_full: false }
+        Self { values: [Ratio::ZERO; N], len: 0 }
     }
 }
 
@@ -41,8 +40,6 @@ impl<const N: usize> Values<N> {
         if self.len < N {
             self.values[self.len] = value;
             self.len += 1;
-        } else {
-            self.is_full = true;
         }
     }
 
@@ -69,14 +66,14 @@ impl<const N: usize> Values<N> {
 #[derive(Debug, Clone, Default)]
 pub struct Statement {
     /// The numbers of the first side that has an operator.
-    pub leaves: Values<12>,
+    pub leaves: Values<8>,
     /// What the statement ends at: its last side, or the expression's own value if it stands alone. `None` if that has no
     /// value, or none that fits.
     pub value: Option<Ratio>,
     /// The expression's own value, whatever the text says.
     pub computed: Option<Ratio>,
     /// Every number and every intermediate value on any side.
-    pub seen: Values<40>,
+    pub seen: Values<24>,
     /// How many neighbouring sides differ, those written with decimals or `≈` left out.
     pub n_false: u32,
     pub has_equals: bool,
@@ -84,13 +81,14 @@ pub struct Statement {
     pub is_number_first: bool,
 }
 
+/// Reads items one by one.
 pub struct Reader<'a> {
-    lexer: Lexer<'a>,
+    cursor: Cursor<'a>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(text: &'a str) -> Self {
-        Self { lexer: Lexer::new(text) }
+        Self { cursor: Cursor::new(text) }
     }
 }
 
@@ -99,22 +97,17 @@ impl<'a> Iterator for Reader<'a> {
 
     fn next(&mut self) -> Option<Item<'a>> {
         loop {
-            let before = self.lexer.clone();
-            let symbol = self.lexer.next_symbol()?;
+            let symbol = self.cursor.symbol?;
+            if matches!(symbol, Symbol::Number(..) | Symbol::Open | Symbol::Operator(Operator::Subtract))
+                && let Some((statement, after)) = parse_statement(&self.cursor)
+            {
+                self.cursor = after;
+                return Some(Item::Statement(statement));
+            }
+            self.cursor.advance();
             return Some(match symbol {
-                Symbol::Number(..) | Symbol::Open | Symbol::Operator(Operator::Subtract) => {
-                    match Side::parse_statement(&before) {
-                        Some((statement, after)) => {
-                            self.lexer = after;
-                            Item::Statement(Box::new(statement))
-                        }
-                        None => match symbol {
-                            Symbol::Number(value, _) => Item::Number(value),
-                            _ => continue,
-                        },
-                    }
-                }
-                Symbol::Operator(_) | Symbol::Close | Symbol::Equals(_) => continue,
+                Symbol::Number(value, _) => Item::Number(value),
+                Symbol::Operator(_) | Symbol::Open | Symbol::Close | Symbol::Equals(_) => continue,
                 Symbol::Word(word) => Item::Word(word),
                 Symbol::Mark(mark) => Item::Mark(mark),
                 Symbol::Stop => Item::Stop,
@@ -126,125 +119,168 @@ impl<'a> Iterator for Reader<'a> {
     }
 }
 
-type Join = fn(Ratio, Ratio) -> Option<Ratio>;
-
-/// One side of a statement while it is read.
-#[derive(Default)]
-struct Side {
-    leaves: Values<12>,
-    seen: Values<40>,
-    n_operators: usize,
-    n_symbols: usize,
-    is_rounded: bool,
+/// A place in the text: the symbol there, and what comes after it.
+#[derive(Clone)]
+struct Cursor<'a> {
+    symbol: Option<Symbol<'a>>,
+    rest: Lexer<'a>,
 }
 
-impl Side {
-    /// A statement from here, and where it ends.
-    fn parse_statement<'a>(start: &Lexer<'a>) -> Option<(Statement, Lexer<'a>)> {
-        let mut lexer = start.clone();
-        let mut side = Side::default();
-        let mut value = side.sum(&mut lexer, 0)?;
-        let mut statement = Statement { value, ..Statement::default() };
-        let mut has_expression = false;
-        loop {
-            let is_first = !statement.has_equals;
-            if 0 < side.n_operators && !has_expression {
-                has_expression = true;
-                statement.leaves = side.leaves.clone();
-                statement.computed = value;
-                statement.is_number_first = !is_first;
-            }
-            side.seen.as_slice().iter().for_each(|&value| statement.seen.push(value));
-            let Some((after, rounds)) = continues(&lexer, is_first && has_expression) else { break };
-            let mut next = Side { n_symbols: side.n_symbols, ..Side::default() };
-            let mut after = after;
-            let Some(next_value) = next.sum(&mut after, 0) else { break };
-            if !has_expression && next.n_operators == 0 {
-                break;
-            }
-            lexer = after;
-            let is_exact = !rounds && !side.is_rounded && !next.is_rounded;
-            statement.n_false += u32::from(is_exact && value != next_value);
-            statement.has_equals = true;
-            // Once a number stands first, the expression after it only confirms it.
-            if !(statement.value == value && !has_expression && 0 < next.n_operators) {
-                statement.value = next_value;
-            }
-            (side, value) = (next, next_value);
-        }
-        has_expression.then_some((statement, lexer))
+impl<'a> Cursor<'a> {
+    fn new(text: &'a str) -> Self {
+        let mut rest = Lexer::new(text);
+        Self { symbol: rest.next_symbol(), rest }
     }
 
+    fn advance(&mut self) {
+        self.symbol = self.rest.next_symbol();
+    }
+
+    fn next(&self) -> Self {
+        let mut next = self.clone();
+        next.advance();
+        next
+    }
+}
+
+/// A statement from here, and where it ends.
+fn parse_statement<'a>(start: &Cursor<'a>) -> Option<(Box<Statement>, Cursor<'a>)> {
+    let mut cursor = start.clone();
+    let mut parser = Parser::default();
+    let mut value = parser.sum(&mut cursor, 0)?;
+    if parser.n_operators == 0 && !matches!(cursor.symbol, Some(Symbol::Equals(_) | Symbol::Newline)) {
+        return None;
+    }
+    parser.statement.value = value;
+    let mut has_expression = 0 < parser.n_operators;
+    parser.statement.computed = value;
+    while let Some((mut after, rounds)) = continues(&cursor, has_expression && !parser.statement.has_equals) {
+        let was_rounded = std::mem::replace(&mut parser.is_rounded, false);
+        if !has_expression {
+            parser.statement.leaves = Values::default();
+        }
+        parser.n_operators = 0;
+        parser.takes_leaves = !has_expression;
+        let n_seen = parser.statement.seen.len;
+        let Some(next) = parser.sum(&mut after, 0) else {
+            parser.statement.seen.len = n_seen;
+            break;
+        };
+        // Two numbers in a row are no expression: `24 = 24`.
+        if !has_expression && parser.n_operators == 0 {
+            return None;
+        }
+        let statement = &mut parser.statement;
+        let is_exact = !rounds && !was_rounded && !parser.is_rounded;
+        statement.n_false += u32::from(is_exact && value != next);
+        statement.has_equals = true;
+        if has_expression {
+            statement.value = next;
+        } else {
+            // The number stood first, and the expression confirms it.
+            (statement.is_number_first, statement.computed) = (true, next);
+            has_expression = true;
+        }
+        (value, cursor) = (next, after);
+    }
+    has_expression.then_some((parser.statement, cursor))
+}
+
+type Join = fn(Ratio, Ratio) -> Option<Ratio>;
+
+struct Parser {
+    statement: Box<Statement>,
+    /// The leaves of this side are the statement's.
+    takes_leaves: bool,
+    /// On this side.
+    n_operators: usize,
+    is_rounded: bool,
+    /// In all.
+    n_symbols: usize,
+}
+
+impl Default for Parser {
+    fn default() -> Self {
+        Self { statement: Box::default(), takes_leaves: true, n_operators: 0, is_rounded: false, n_symbols: 0 }
+    }
+}
+
+impl Parser {
     /// The outer `None` means no expression; the inner one, an expression without a value.
-    fn sum(&mut self, lexer: &mut Lexer<'_>, depth: usize) -> Option<Option<Ratio>> {
-        let mut value = self.product(lexer, depth)?;
+    fn sum(&mut self, cursor: &mut Cursor<'_>, depth: usize) -> Option<Option<Ratio>> {
+        let mut value = self.product(cursor, depth)?;
         loop {
-            let mut after = lexer.clone();
-            let apply: Join = match after.next_symbol() {
+            let apply: Join = match cursor.symbol {
                 Some(Symbol::Operator(Operator::Add)) => Ratio::checked_add,
                 Some(Symbol::Operator(Operator::Subtract)) => Ratio::checked_sub,
                 _ => return Some(value),
             };
+            let mut after = cursor.next();
             let Some(right) = self.operand(&mut after, depth, Self::product) else { return Some(value) };
             value = self.join(value, right, apply);
-            *lexer = after;
+            *cursor = after;
         }
     }
 
-    fn product(&mut self, lexer: &mut Lexer<'_>, depth: usize) -> Option<Option<Ratio>> {
-        let mut value = self.factor(lexer, depth)?;
+    fn product(&mut self, cursor: &mut Cursor<'_>, depth: usize) -> Option<Option<Ratio>> {
+        let mut value = self.factor(cursor, depth)?;
         loop {
-            let mut after = lexer.clone();
-            let apply: Join = match after.next_symbol() {
+            let apply: Join = match cursor.symbol {
                 Some(Symbol::Operator(Operator::Multiply) | Symbol::Word("x" | "X")) => Ratio::checked_mul,
                 Some(Symbol::Operator(Operator::Divide)) => Ratio::checked_div,
                 _ => return Some(value),
             };
+            let mut after = cursor.next();
             let Some(right) = self.operand(&mut after, depth, Self::factor) else { return Some(value) };
             value = self.join(value, right, apply);
-            *lexer = after;
+            *cursor = after;
         }
     }
 
-    fn factor(&mut self, lexer: &mut Lexer<'_>, depth: usize) -> Option<Option<Ratio>> {
+    fn factor(&mut self, cursor: &mut Cursor<'_>, depth: usize) -> Option<Option<Ratio>> {
         if depth == MAX_DEPTH || self.n_symbols == MAX_SYMBOLS {
             return None;
         }
         self.n_symbols += 1;
-        match lexer.next_symbol()? {
-            Symbol::Number(value, is_rounded) => {
-                self.leaves.push(value);
-                self.seen.push(value);
-                self.is_rounded |= is_rounded;
-                Some(Some(value))
-            }
+        let symbol = cursor.symbol?;
+        cursor.advance();
+        match symbol {
+            Symbol::Number(value, is_rounded) => self.leaf(value, is_rounded),
             Symbol::Operator(Operator::Subtract) => {
-                let Symbol::Number(value, is_rounded) = lexer.next_symbol()? else { return None };
-                let value = value.checked_neg()?;
-                self.leaves.push(value);
-                self.seen.push(value);
-                self.is_rounded |= is_rounded;
-                Some(Some(value))
+                let Symbol::Number(value, is_rounded) = cursor.symbol? else { return None };
+                cursor.advance();
+                self.leaf(value.checked_neg()?, is_rounded)
             }
             Symbol::Open => {
-                let value = self.sum(lexer, depth + 1)?;
-                (lexer.next_symbol()? == Symbol::Close).then_some(value)
+                let value = self.sum(cursor, depth + 1)?;
+                let closes = cursor.symbol? == Symbol::Close;
+                cursor.advance();
+                closes.then_some(value)
             }
             _ => None,
         }
     }
 
-    /// What stands right of an operator; if nothing does, the numbers read while looking are forgotten.
+    fn leaf(&mut self, value: Ratio, is_rounded: bool) -> Option<Option<Ratio>> {
+        if self.takes_leaves {
+            self.statement.leaves.push(value);
+        }
+        self.statement.seen.push(value);
+        self.is_rounded |= is_rounded;
+        Some(Some(value))
+    }
+
+    /// What stands right of an operator; if nothing does, what was read while looking is forgotten.
     fn operand(
         &mut self,
-        lexer: &mut Lexer<'_>,
+        cursor: &mut Cursor<'_>,
         depth: usize,
-        parse: fn(&mut Self, &mut Lexer<'_>, usize) -> Option<Option<Ratio>>,
+        parse: fn(&mut Self, &mut Cursor<'_>, usize) -> Option<Option<Ratio>>,
     ) -> Option<Option<Ratio>> {
-        let (n_leaves, n_seen, n_operators) = (self.leaves.len, self.seen.len, self.n_operators);
-        let found = parse(self, lexer, depth);
+        let (n_leaves, n_seen, n_operators) = (self.statement.leaves.len, self.statement.seen.len, self.n_operators);
+        let found = parse(self, cursor, depth);
         if found.is_none() {
-            (self.leaves.len, self.seen.len, self.n_operators) = (n_leaves, n_seen, n_operators);
+            (self.statement.leaves.len, self.statement.seen.len, self.n_operators) = (n_leaves, n_seen, n_operators);
         }
         found
     }
@@ -252,42 +288,43 @@ impl Side {
     fn join(&mut self, left: Option<Ratio>, right: Option<Ratio>, apply: Join) -> Option<Ratio> {
         self.n_operators += 1;
         let value = apply(left?, right?)?;
-        self.seen.push(value);
+        self.statement.seen.push(value);
         Some(value)
     }
 }
 
 /// Where the next side starts if the statement goes on: after `=` or `≈`, also on the next line, or, after the
 /// expression, after a verb that says "equals". The flag is set for `≈`.
-fn continues<'a>(lexer: &Lexer<'a>, allows_verb: bool) -> Option<(Lexer<'a>, bool)> {
-    let mut after = lexer.clone();
-    let mut symbol = after.next_symbol()?;
-    if allows_verb {
-        let mut verb = after.clone();
-        let mut word = symbol;
-        for _ in 0..3 {
-            match word {
-                Symbol::Comma | Symbol::Word("which" | "that" | "this" | "it" | "and") => word = verb.next_symbol()?,
-                _ => break,
+fn continues<'a>(cursor: &Cursor<'a>, allows_verb: bool) -> Option<(Cursor<'a>, bool)> {
+    match cursor.symbol? {
+        Symbol::Equals(rounds) => return Some((cursor.next(), rounds)),
+        Symbol::Comma | Symbol::Word(_) if allows_verb => {
+            let mut verb = cursor.clone();
+            for _ in 0..3 {
+                match verb.symbol? {
+                    Symbol::Comma | Symbol::Word("which" | "that" | "this" | "it" | "and") => verb.advance(),
+                    _ => break,
+                }
+            }
+            if let Symbol::Word("is" | "gives" | "makes" | "equals" | "yields" | "giving" | "making") = verb.symbol? {
+                verb.advance();
+                return matches!(verb.symbol?, Symbol::Number(..)).then_some((verb, false));
             }
         }
-        if let Symbol::Word("is" | "gives" | "makes" | "equals" | "yields" | "giving" | "making") = word {
-            let mut number = verb.clone();
-            if matches!(number.next_symbol()?, Symbol::Number(..)) {
-                return Some((verb, false));
+        Symbol::Newline => {
+            let mut after = cursor.next();
+            for _ in 0..2 {
+                if after.symbol? == Symbol::Newline {
+                    after.advance();
+                }
+            }
+            if let Symbol::Equals(rounds) = after.symbol? {
+                return Some((after.next(), rounds));
             }
         }
+        _ => {}
     }
-    for _ in 0..3 {
-        match symbol {
-            Symbol::Newline => symbol = after.next_symbol()?,
-            _ => break,
-        }
-    }
-    match symbol {
-        Symbol::Equals(rounds) => Some((after, rounds)),
-        _ => None,
-    }
+    None
 }
 
 #[cfg(test)]

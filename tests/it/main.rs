@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod countdown;
 mod cue;
 mod curate_hub;
 mod decontamination;

@@ -165,3 +165,19 @@ fn operators_can_be_left_out() {
     let rules = Rules { operators: Operators::new(&[Operator::Add]), ..Rules::NATURAL };
     assert_eq!(solutions(&puzzle, rules).solutions.len(), 1);
 }
+
+/// The puzzles of the benchmark, and how many of them `benches/peers/countdown_solver.py` finds to be solvable.
+#[test]
+fn a_plain_python_solver_agrees() {
+    let check = |largest: u64, expect: [usize; 2]| {
+        let draw = |index: u64, slot: u64, n: u64| (crate::countdown::puzzle::mix(8 * index + slot) % n) as u32;
+        let puzzle = |index: u64| {
+            let numbers = [0, 1, 2, 3].map(|slot| 1 + draw(index, slot, largest));
+            Puzzle::new(&numbers, 10 + draw(index, 7, largest - 8)).unwrap()
+        };
+        let solvable = |rules: Rules| (0..200).filter(|&index| is_solvable(&puzzle(index), rules)).count();
+        assert_eq!([solvable(Rules::NATURAL), solvable(Rules::RATIONAL)], expect);
+    };
+    check(24, [119, 122]);
+    check(99, [31, 31]);
+}
