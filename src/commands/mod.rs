@@ -18,6 +18,7 @@ use crate::error::{Exit, Failure};
 use crate::plan::Plan;
 use crate::run::dir::RunDir;
 use crate::run::reporter::Reporter;
+use anyhow::Context;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,9 +42,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
 /// Prints data on stdout; a reader that went away is an error that `main` forgives.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {

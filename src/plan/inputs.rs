@@ -156,8 +156,12 @@ pub(super) fn local_files(pattern: &str) -> Result<Vec<PathBuf>, String> {
     let mut files = Vec::new();
     for path in paths {
         let path = path.map_err(|error| format!("cannot read `{}`: {}", error.path().display(), error.error()))?;
-        if path.is_file() {
-            files.push(path);
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => files.push(path),
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(format!("`{}` is no regular file", path.display())),
+            // A link to nowhere is a shard that is lost, not one less to read.
+            Err(error) => return Err(format!("cannot read `{}`: {error}", path.display())),
         }
     }
     files.sort();

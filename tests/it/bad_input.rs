@@ -403,6 +403,18 @@ fn sources_that_do_not_exist_are_named() {
 }
 
 #[test]
+fn a_shard_that_a_glob_finds_and_nobody_can_read_is_named() {
+    let workplace = Workplace::with(ALL, &[("a.jsonl", jsonl(&documents(2, 17)))]);
+    std::fs::create_dir(workplace.path("data/folder.jsonl")).unwrap();
+    workplace.run("run", &[]).expect(0);
+    std::os::unix::fs::symlink("gone.jsonl", workplace.path("data/b.jsonl")).unwrap();
+    workplace.run("other", &[]).fails(2, "key `fetch.sources[0]`: cannot read `data/b.jsonl`: No such file");
+    std::fs::remove_file(workplace.path("data/b.jsonl")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", workplace.path("data/b.jsonl")).unwrap();
+    workplace.run("other", &[]).fails(2, "`data/b.jsonl` is no regular file");
+}
+
+#[test]
 fn columns_that_do_not_exist_are_named() {
     let check = |column: &str, name: &str, shard: Vec<u8>, sentence: &str| {
         let columns = format!("sources = [\"data/*\"]\ncolumns.text = \"{column}\"");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::made_documents::{documents, jsonl, parquet};
-use super::program::{RECIPE, Workplace};
+use super::program::{Ended, RECIPE, Workplace};
 
 fn two_shards() -> Workplace {
     let data = [("a.jsonl", jsonl(&documents(700, 1))), ("b.parquet", parquet(&documents(500, 2), 100))];
@@ -139,4 +139,8 @@ fn a_reader_that_goes_away_is_no_error() {
     let mut status = workplace.spawn(&["status", "run", "--json"]);
     drop(status.child.stdout.take());
     assert_eq!(status.end().expect(0).stderr, "");
+    // A full disk behind it is one.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = workplace.command(&["status", "run"]).stdout(full).output().unwrap();
+    assert!(Ended::of(&output).expect(1).stderr.starts_with("error: cannot write to stdout\n  because: No space"));
 }

@@ -8,6 +8,7 @@ use crate::run::manifest::Output;
 use anyhow::Context;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use std::collections::BTreeMap;
@@ -116,10 +117,11 @@ impl CorpusWriter {
                         .truncate(true)
                         .open(&path)
                         .map_err(|error| commit::write_failure(&path, &error))?;
-                    spool.on_disk = Some(StreamWriter::try_new(BufWriter::new(created), &batch.schema())?);
+                    let writer = StreamWriter::try_new(BufWriter::new(created), &batch.schema());
+                    spool.on_disk = Some(writer.map_err(|error| spool_failure(&path, error))?);
                 }
                 if let Some(writer) = &mut spool.on_disk {
-                    writer.write(&batch).with_context(|| format!("cannot write `{}`", path.display()))?;
+                    writer.write(&batch).map_err(|error| spool_failure(&path, error))?;
                 }
             }
         }
@@ -171,7 +173,7 @@ impl Spool {
     fn into_order(mut self, path: &Path) -> anyhow::Result<Option<RecordBatch>> {
         let mut batches = Vec::new();
         if let Some(mut writer) = self.on_disk.take() {
-            writer.finish().with_context(|| format!("cannot write `{}`", path.display()))?;
+            writer.finish().map_err(|error| spool_failure(path, error))?;
             drop(writer);
             let file = File::open(path).with_context(|| format!("cannot read back `{}`", path.display()))?;
             batches = StreamReader::try_new(BufReader::new(file), None)?.collect::<Result<_, _>>()?;
@@ -189,6 +191,14 @@ impl Spool {
 
 fn spool_path(folder: &Path, split: usize, file: u32) -> PathBuf {
     folder.join(format!(".spool-{split}-{file}.arrow"))
+}
+
+/// The failure to write a spool; the disk's own reason when it has one.
+fn spool_failure(path: &Path, error: ArrowError) -> anyhow::Error {
+    match error {
+        ArrowError::IoError(_, error) => commit::write_failure(path, &error),
+        error => anyhow::Error::new(error).context(format!("cannot write `{}`", path.display())),
+    }
 }
 
 fn remove_if_present(path: &Path) -> anyhow::Result<()> {
