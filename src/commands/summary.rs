@@ -27,6 +27,7 @@ pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<String> {
                     example.get_or_insert(path.join("train-*.parquet"));
                 }
             }
+            "prime" => lines.extend(manifests.iter().flat_map(|manifest| prime_lines(stage, manifest, dir))),
             "report" => lines.extend(
                 manifests
                     .iter()
@@ -56,6 +57,24 @@ pub(super) fn manifests(plan: &Plan, stage: &Stage, dir: &RunDir) -> anyhow::Res
         );
     }
     Ok(manifests)
+}
+
+/// What each condition's folder holds, and how many traces were made in vain.
+fn prime_lines(stage: &Stage, manifest: &Manifest, dir: &RunDir) -> Vec<String> {
+    let dropped: u64 = manifest.counts.dropped.values().sum();
+    let sum = format!("{}: {} traces, {} dropped", stage.folder, HumanCount(manifest.counts.kept), HumanCount(dropped));
+    let mut lines = vec![String::new(), sum];
+    let rows = |path: &str| manifest.outputs.iter().find(|output| output.path == path).map_or(0, |output| output.rows);
+    for output in &manifest.outputs {
+        let Some(folder) = output.path.strip_suffix("/train.parquet") else { continue };
+        let name = folder.rsplit('/').next().unwrap_or(folder);
+        let tests = rows(&format!("{folder}/test.parquet"));
+        let path = dir.path(folder);
+        let (train, tests) = (HumanCount(output.rows), HumanCount(tests));
+        lines.push(format!("  {name:26} {train:>9} train {tests:>9} test → {}", path.display()));
+    }
+    lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));
+    lines
 }
 
 fn classify_lines(stage: &Stage, manifests: &[Manifest]) -> Vec<String> {
