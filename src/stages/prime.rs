@@ -8,7 +8,7 @@ mod exclude;
 mod rows;
 
 use crate::config::{Config, Prime, Recipe};
-use crate::countdown::condition::Strata;
+use crate::countdown::condition::{Condition, Strata};
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
 use crate::countdown::fairness::{Fairness, Meter};
 use crate::countdown::generate::{CountTokens, Generator, TraceFault, TraceRecord, TraceSpec};
@@ -155,7 +155,11 @@ impl Tools {
 
     /// The trace of an index and the length of its completion.
     fn make(&self, generator: &Generator, index: u64) -> Made {
-        let trace = generator.trace(index)?;
+        let mut trace = generator.trace(index)?;
+        if matches!(trace.condition, Condition::Empty | Condition::Dots) {
+            // They are of the thought that is not shown.
+            trace.phrases.clear();
+        }
         let count = self.count_tokens.as_ref();
         let length = count.map_or_else(|| trace.completion.chars().count(), |count| count(&trace.completion));
         Ok((trace, length))

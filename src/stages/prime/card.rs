@@ -38,5 +38,5 @@ pub(super) fn render(plan: &Plan, prime: &Prime, report: &FairnessReport) -> any
         report => Serde(report),
         calibration => calibration::table(&measured),
     });
-    card.context("cannot render the dataset card")
+    Ok(card.context("cannot render the dataset card")? + "\n")
 }
