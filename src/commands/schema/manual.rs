@@ -121,9 +121,8 @@ fn kind(root: &Value, property: &Value) -> String {
 fn choices(schema: &Value) -> Vec<String> {
     let one_of = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
     let each = std::iter::once(schema).chain(one_of);
-    let values = each.flat_map(|one| {
-        one.get("enum").and_then(Value::as_array).into_iter().flatten().chain(one.get("const").into_iter())
-    });
+    let values =
+        each.flat_map(|one| one.get("enum").and_then(Value::as_array).into_iter().flatten().chain(one.get("const")));
     values.filter_map(Value::as_str).map(|value| format!("`\"{value}\"`")).collect()
 }
 
