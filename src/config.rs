@@ -10,6 +10,8 @@ mod sizes;
 pub use load::{Recipe, load};
 pub use sizes::ByteSize;
 
+use crate::countdown::condition::{Answers, Condition, Strata};
+use crate::countdown::phrases::Diversity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +29,8 @@ pub struct Config {
     pub classify: Option<Classify>,
     /// Joins documents with labels, removes duplicates and writes corpora.
     pub curate: Option<Curate>,
+    /// Synthesises Countdown priming traces; needs no documents.
+    pub prime: Option<Prime>,
     /// Writes `report.html` and `summary.json` at the end of the run.
     pub report: Option<Report>,
 }
@@ -252,6 +256,94 @@ pub struct Corpus {
     /// have the same number of documents and tokens and the same distribution of lengths.
     #[serde(rename = "match")]
     pub matched: Option<String>,
+}
+
+/// Countdown priming traces: the same puzzles under every condition, each trace checked by the verdict and the counter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Prime {
+    /// What the traces show: `all-strategies`, `only-backtracking`, `backtracking-verification`, `backtracking-backward`,
+    /// `backtracking-subgoal`, `direct` (no search), and the controls `scrambled`, `empty` and `dots`. A puzzle that one condition cannot use is used by none, so that all hold the same puzzles.
+    pub conditions: Vec<Condition>,
+    /// Whether the answers solve their puzzles. Two arms that differ in this alone give twins: equal `pair_id`, equal beginning,
+    /// lengths within 5 %.
+    #[serde(default)]
+    pub answers: Answers,
+    /// The share of wrong answers if `answers = "mixed"`.
+    #[serde(default = "Prime::default_wrong_share")]
+    pub wrong_share: f64,
+    /// How often each kind of wrong answer is drawn.
+    #[serde(default)]
+    pub strata: StrataMix,
+    /// Traces per condition in `train.parquet`.
+    #[serde(default = "Prime::default_train")]
+    pub train: u64,
+    /// Traces per condition in `test.parquet`. No multiset of numbers is in both.
+    #[serde(default = "Prime::default_test")]
+    pub test: u64,
+    /// How many numbers a puzzle has; each count is drawn equally often.
+    #[serde(default = "Prime::default_sizes")]
+    pub sizes: Vec<usize>,
+    /// The smallest and the largest number.
+    #[serde(default = "Prime::default_numbers")]
+    pub numbers: [u32; 2],
+    /// The smallest and the largest target.
+    #[serde(default = "Prime::default_targets")]
+    pub targets: [u32; 2],
+    /// How many ways of saying things: `full` has at least 30 phrases for each event, `terse` one, for tiny models.
+    #[serde(default)]
+    pub diversity: Diversity,
+    /// A file to use as query in place of the embedded one, with `{numbers}`, `{target}` and `<think>` at its end.
+    pub query: Option<String>,
+    /// The path of a `tokenizer.json`. `dots` needs it to match lengths; `fairness.json` then counts tokens, not characters.
+    pub tokenizer: Option<String>,
+    /// Puzzle files, `.parquet` or `.jsonl`, with a list of numbers in `nums` or `numbers`: no trace uses the same numbers in any order.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Also write `verl/train.parquet` and `verl/test.parquet`, as many prompts in verl's RL format, on numbers that no priming trace
+    /// of `train` uses.
+    #[serde(default)]
+    pub verl: bool,
+}
+
+impl Prime {
+    fn default_wrong_share() -> f64 {
+        0.5
+    }
+    fn default_train() -> u64 {
+        1000
+    }
+    fn default_test() -> u64 {
+        200
+    }
+    fn default_sizes() -> Vec<usize> {
+        vec![3, 4]
+    }
+    fn default_numbers() -> [u32; 2] {
+        [1, 24]
+    }
+    fn default_targets() -> [u32; 2] {
+        [10, 25]
+    }
+}
+
+/// How often each kind of wrong answer is drawn: weights, which need not add up to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct StrataMix {
+    /// One false sum at the end makes the last try look right.
+    pub slip: f64,
+    /// True sums reach the target with a number left out, used twice or invented.
+    pub rule_break: f64,
+    /// The last try fails, and the trace says so.
+    pub give_up: f64,
+}
+
+impl Default for StrataMix {
+    fn default() -> Self {
+        let Strata { slip, rule_break, give_up } = Strata::DEFAULT;
+        Self { slip, rule_break, give_up }
+    }
 }
 
 /// The report at the end of a run.

@@ -11,7 +11,7 @@ mod units;
 pub use inputs::{Location, PinnedFile, Resource, Shard, format_of, hash_file};
 pub use units::Unit;
 
-use crate::config::{Classify, Columns, Config, Curate, Fetch, Recipe, Report};
+use crate::config::{Classify, Columns, Config, Curate, Fetch, Prime, Recipe, Report};
 use crate::data::hub::Hub;
 use crate::error::{Exit, Failure};
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub struct Plan {
     pub plan_id: String,
     pub name: String,
     pub seed: u64,
-    /// `--limit`: at most this many documents.
+    /// `--limit`: at most this many documents, and traces per condition and split.
     pub limit: Option<u64>,
     /// The recipe's settings that change bytes, by dotted key.
     pub settings: BTreeMap<String, Value>,
@@ -76,7 +76,7 @@ pub struct Stage {
     pub folder: String,
     /// The arms that use it; empty without arms.
     pub arms: Vec<String>,
-    /// Index into [`Plan::inputs`].
+    /// Index into [`Plan::inputs`], for work that reads documents; see [`Plan::documents_of`].
     pub input: usize,
     /// Indices into [`Plan::stages`] of the stages whose outputs it reads.
     pub reads: Vec<usize>,
@@ -92,6 +92,8 @@ pub enum Work {
     Sketch(Curate),
     /// Once: corpora.
     Curate(Curate),
+    /// Once: priming traces.
+    Prime(Prime),
     /// Once: the report.
     Report(Report),
 }
@@ -102,6 +104,7 @@ impl Work {
             Work::Classify(_) => "classify",
             Work::Sketch(_) => "sketch",
             Work::Curate(_) => "curate",
+            Work::Prime(_) => "prime",
             Work::Report(_) => "report",
         }
     }
@@ -147,6 +150,7 @@ impl Plan {
         };
         for (arm, config) in arms(recipe) {
             crate::stages::curate::condition::check_recipe(recipe, arm, config)?;
+            crate::stages::prime::check_recipe(recipe, arm, config)?;
             if let Some(fetch) = &config.fetch
                 && !plan.inputs.iter().any(|input| keys::same_bytes(&input.fetch, fetch))
             {
@@ -190,6 +194,11 @@ impl Plan {
         self.name = recipe.name();
         self.lay_out(recipe);
         Ok(self)
+    }
+
+    /// The documents that a stage is about; none for one that makes its own.
+    pub fn documents_of(&self, stage: &Stage) -> Option<&Input> {
+        self.inputs.get(stage.input).filter(|_| !matches!(stage.work, Work::Prime(_)))
     }
 
     /// The shards that lie on this disk.
@@ -260,11 +269,12 @@ impl Plan {
 
     /// One arm's stages with their keys, and which earlier stages of the chain each reads.
     fn chain(&self, config: &Config) -> Vec<(Work, String, Vec<usize>)> {
-        let Some(input) = self.input_of(config).map(|index| &self.inputs[index]) else { return Vec::new() };
+        let input = self.input_of(config).map(|index| &self.inputs[index]);
         let mut chain: Vec<(Work, String, Vec<usize>)> = Vec::new();
         let mut add = |work: Work, reads: Vec<usize>| {
             let upstream: Vec<&str> = reads.iter().map(|&place| chain[place].1.as_str()).collect();
-            let key = keys::stage_key(&work, input, &self.resources, config.seed, &upstream);
+            let input = input.filter(|_| !matches!(work, Work::Prime(_)));
+            let key = keys::stage_key(&work, input, &self.resources, config.seed, self.limit, &upstream);
             chain.push((work, key, reads));
             chain.len() - 1
         };
@@ -272,6 +282,9 @@ impl Plan {
         if let Some(curate) = &config.curate {
             let sketch = add(Work::Sketch(curate.clone()), vec![]);
             add(Work::Curate(curate.clone()), classify.into_iter().chain([sketch]).collect());
+        }
+        if let Some(prime) = &config.prime {
+            add(Work::Prime(prime.clone()), vec![]);
         }
         chain
     }
@@ -286,7 +299,7 @@ impl Plan {
         let work = Work::Report(report.clone());
         let shown = keys::digest(&serde_json::json!(self.settings));
         let upstream: Vec<&str> = self.stages.iter().map(|stage| stage.key.as_str()).chain([shown.as_str()]).collect();
-        let key = keys::stage_key(&work, input, &self.resources, self.seed, &upstream);
+        let key = keys::stage_key(&work, Some(input), &self.resources, self.seed, self.limit, &upstream);
         let folder = work.name().to_owned();
         let arms = recipe.arms.iter().map(|(name, _)| name.clone()).collect();
         self.stages.push(Stage { work, key, folder, arms, input: 0, reads: (0..self.stages.len()).collect() });

@@ -175,7 +175,7 @@ impl<'a> Runner<'a> {
             pass.tools = match &stage.work {
                 Work::Classify(classify) => Some(Tools::Judge(judges::make(classify, self.plan, self.hub)?)),
                 Work::Sketch(curate) => Some(Tools::Sketcher(stages::sketch::Sketcher::new(curate)?)),
-                Work::Curate(_) | Work::Report(_) => None,
+                Work::Curate(_) | Work::Prime(_) | Work::Report(_) => None,
             };
         }
         let shard = &input.shards[unit.shard];
@@ -345,6 +345,10 @@ impl<'a> Runner<'a> {
         let started = Instant::now();
         let manifest = match &stage.work {
             Work::Curate(curate) => match stages::curate::run(self, stage, curate)? {
+                Some(manifest) => manifest,
+                None => return Ok(false),
+            },
+            Work::Prime(prime) => match stages::prime::run(self, stage, prime)? {
                 Some(manifest) => manifest,
                 None => return Ok(false),
             },

@@ -81,6 +81,8 @@ fn parquet() -> Value {
         "quarantine": columns(&schema::quarantine()),
         "sketch (with 14 bands)": columns(&schema::sketch(14)),
         "corpus": columns(&schema::corpus()),
+        "traces": columns(&schema::traces()),
+        "verl": columns(&schema::verl()),
         "decisions (with the corpora `minimal` and `rich`)": columns(&schema::decisions(["minimal", "rich"].into_iter())),
     })
 }
@@ -94,6 +96,11 @@ fn type_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => "string".into(),
         DataType::Dictionary(_, values) => type_name(values),
+        DataType::List(element) => format!("list<{}>", type_name(element.data_type())),
+        DataType::Struct(fields) => {
+            let fields = fields.iter().map(|field| format!("{}: {}", field.name(), type_name(field.data_type())));
+            format!("struct<{}>", fields.collect::<Vec<_>>().join(", "))
+        }
         other => other.to_string().to_lowercase(),
     }
 }

@@ -9,6 +9,7 @@ use indicatif::HumanCount;
 pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<String> {
     let summary = RunSummary::new(plan, dir)?;
     let mut lines = found_lines(&summary, dir);
+    lines.extend(prime_lines(plan, dir)?);
     lines.extend(report_lines(plan, dir)?);
     lines.push(String::new());
     lines.push("next:".into());
@@ -37,6 +38,28 @@ pub(super) fn found_lines(summary: &RunSummary, dir: &RunDir) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What each condition's folder holds, and how many traces were made in vain.
+fn prime_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for stage in plan.stages.iter().filter(|stage| matches!(stage.work, Work::Prime(_))) {
+        for manifest in manifests(plan, stage, dir)? {
+            let dropped: u64 = manifest.counts.dropped.values().sum();
+            let (kept, dropped) = (HumanCount(manifest.counts.kept), HumanCount(dropped));
+            lines.extend([String::new(), format!("{}: {kept} traces, {dropped} dropped", stage.folder)]);
+            let rows =
+                |path: &str| manifest.outputs.iter().find(|output| output.path == path).map_or(0, |output| output.rows);
+            for output in &manifest.outputs {
+                let Some(folder) = output.path.strip_suffix("/train.parquet") else { continue };
+                let name = folder.rsplit('/').next().unwrap_or(folder);
+                let (train, tests) = (HumanCount(output.rows), HumanCount(rows(&format!("{folder}/test.parquet"))));
+                lines.push(format!("  {name:26} {train:>9} train {tests:>9} test → {}", dir.path(folder).display()));
+            }
+            lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));
+        }
+    }
+    Ok(lines)
 }
 
 /// Where the report is, if it is done.

@@ -2,7 +2,7 @@
 
 use crate::cli::Verify;
 use crate::error::Exit;
-use crate::plan::{Location, Plan, Stage, Work};
+use crate::plan::{Input, Location, Plan, Stage, Work};
 use crate::run::dir::RunDir;
 use crate::run::manifest::{Counts, Manifest};
 use serde::Serialize;
@@ -76,7 +76,7 @@ fn verify_stage(
     findings: &mut Findings,
     known: &mut BTreeSet<String>,
 ) -> anyhow::Result<()> {
-    let input = &plan.inputs[stage.input];
+    let documents = plan.documents_of(stage);
     let mut sum = Counts::default();
     for (index, unit) in stage.unit_ids(plan).into_iter().enumerate() {
         let name = format!("{}/{unit}", stage.folder);
@@ -103,7 +103,7 @@ fn verify_stage(
                 ));
             }
         }
-        let rows = stage.work.per_unit().then(|| input.units[index].rows).flatten();
+        let rows = documents.filter(|_| stage.work.per_unit()).and_then(|input| input.units[index].rows);
         if rows.is_some_and(|rows| rows != manifest.counts.rows_in) {
             findings.problems.push(format!(
                 "unit `{name}` read {} rows, the plan has {}",
@@ -124,15 +124,11 @@ fn verify_stage(
             check_output(&dir.path(&output.path), output, deep, &mut findings.problems);
         }
     }
-    if !stage.work.per_unit() && sum.rows_in > 0 && input.rows().is_some_and(|rows| rows != sum.rows_in) {
-        findings.problems.push(format!(
-            "stage `{}` saw {} rows, the plan has {}",
-            stage.folder,
-            sum.rows_in,
-            input.rows().unwrap_or(0)
-        ));
+    let planned = documents.filter(|_| !stage.work.per_unit() && sum.rows_in > 0).and_then(Input::rows);
+    if let Some(rows) = planned.filter(|&rows| rows != sum.rows_in) {
+        findings.problems.push(format!("stage `{}` saw {} rows, the plan has {rows}", stage.folder, sum.rows_in));
     }
-    if stage.work.per_unit() {
+    if stage.work.per_unit() || documents.is_none() {
         findings.rows_in = findings.rows_in.max(sum.rows_in);
     }
     Ok(())

@@ -1,8 +1,11 @@
 //! Values that types cannot rule out: ranges, and keys that must or must not stand together.
 
 use super::load::{NAME_RULE, is_name};
-use super::{Classify, Config, Curate, Fetch};
+use super::{Classify, Config, Curate, Fetch, Prime};
+use crate::countdown::condition::Condition;
+use crate::countdown::draw::{Draw, PuzzleSpec, Source};
 use crate::error::Failure;
+use std::collections::BTreeSet;
 
 /// Checks one arm's configuration. `error(key, expectation)` makes the located failure.
 pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> Result<(), Failure> {
@@ -65,6 +68,49 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
         expect(config.classify.is_some(), "curate", "curating needs labels: expected a table `[classify]`")?;
         check_curate(curate, expect)?;
     }
+    if let Some(prime) = &config.prime {
+        check_prime(prime, expect)?;
+        // What no puzzle can come of is said here and not after a search.
+        if let Err(fault) = Draw::new(Source::Drawn(PuzzleSpec::from(prime)), BTreeSet::new(), None, config.seed) {
+            let failure = error("prime", &fault.message);
+            return Err(match fault.hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_prime(prime: &Prime, expect: impl Fn(bool, &str, &str) -> Result<(), Failure>) -> Result<(), Failure> {
+    let distinct: BTreeSet<&Condition> = prime.conditions.iter().collect();
+    expect(!distinct.is_empty(), "prime.conditions", "expected at least one condition")?;
+    expect(distinct.len() == prime.conditions.len(), "prime.conditions", "expected each condition once")?;
+    expect(
+        prime.tokenizer.is_some() || !distinct.contains(&Condition::Dots),
+        "prime.conditions",
+        "`dots` matches lengths in tokens: expected the key `tokenizer` with the path of a `tokenizer.json`",
+    )?;
+    expect((0.0..=1.0).contains(&prime.wrong_share), "prime.wrong-share", "expected a share from 0 to 1")?;
+    let strata = prime.strata;
+    let weights = [strata.slip, strata.rule_break, strata.give_up];
+    expect(
+        weights.iter().all(|weight| (0.0..=1e6).contains(weight)) && weights.iter().sum::<f64>() > 0.0,
+        "prime.strata",
+        "expected weights from 0 to 1,000,000, at least one above 0",
+    )?;
+    expect((1..=1_000_000_000).contains(&prime.train), "prime.train", "expected a number from 1 to 1,000,000,000")?;
+    expect((1..=10_000_000).contains(&prime.test), "prime.test", "expected a number from 1 to 10,000,000")?;
+    let sizes = &prime.sizes;
+    expect(
+        !sizes.is_empty() && sizes.len() <= 6 && sizes.iter().all(|size| (2..=6).contains(size)),
+        "prime.sizes",
+        "expected counts from 2 to 6, such as `[3, 4]`",
+    )?;
+    for (key, [low, high]) in [("prime.numbers", prime.numbers), ("prime.targets", prime.targets)] {
+        let expectation = "expected the lowest and the highest, from 1 to 1,000,000, such as `[1, 24]`";
+        expect(1 <= low && low <= high && high <= 1_000_000, key, expectation)?;
+    }
     Ok(())
 }
 
@@ -108,4 +154,12 @@ fn check_curate(curate: &Curate, expect: impl Fn(bool, &str, &str) -> Result<(),
         }
     }
     Ok(())
+}
+
+impl From<&Prime> for PuzzleSpec {
+    fn from(prime: &Prime) -> Self {
+        let ([lowest, highest], [low, high]) = (prime.numbers, prime.targets);
+        let sizes = prime.sizes.iter().map(|&size| (size, 1.0)).collect();
+        Self { sizes, numbers: lowest..=highest, targets: low..=high, ..Self::paper() }
+    }
 }

@@ -111,7 +111,8 @@ impl Source<'_> {
                 }
             }
             let failure = self.error(&self.existing(prefix, &key), &message);
-            match unknown.and_then(|name| nearest(name, &message)) {
+            let misspelt = between_backticks(&message).filter(|_| message.starts_with("unknown "));
+            match misspelt.and_then(|name| nearest(name, &message)) {
                 Some(known) => failure.hint(format!("did you mean `{known}`?")),
                 None => failure,
             }
@@ -251,7 +252,7 @@ tokens = 10
         check(
             "[classify.cue]",
             "[clasify.cue]",
-            "`r.toml` line 7, key `clasify`: unknown field `clasify`, expected one of `seed`, `fetch`, `classify`, `curate`, `report`",
+            "`r.toml` line 7, key `clasify`: unknown field `clasify`, expected one of `seed`, `fetch`, `classify`, `curate`, `prime`, `report`",
             Some("did you mean `classify`?"),
         );
         check(

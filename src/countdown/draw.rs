@@ -8,6 +8,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, RangeInclusive};
+use std::sync::Arc;
 
 /// What puzzles look like.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,7 +104,7 @@ pub struct Draw {
     source: Source,
     /// Multisets that must never come up, such as the puzzles of a human study or a test set. The paper's 200 are not
     /// public; whoever has them passes them here.
-    excluded: BTreeSet<Multiset>,
+    excluded: Arc<BTreeSet<Multiset>>,
     /// Keep only the puzzles of one split.
     split: Option<(Splits, Split)>,
     rules: Rules,
@@ -132,7 +133,7 @@ impl Draw {
             Source::Listed(_) => Operators::ALL,
         };
         let rules = Rules { operators, intermediates: Intermediates::Naturals };
-        let draw = Self { source, excluded, split, rules, seed };
+        let draw = Self { source, excluded: Arc::new(excluded), split, rules, seed };
         // One found puzzle shows that there are some; none in so many draws, that waiting for them is no plan.
         if let Source::Drawn(spec) = &draw.source
             && draw.puzzle(0).is_none()

@@ -108,7 +108,7 @@ impl Meter {
             solved: self.verdicts.get(&Verdict::Solved).copied().unwrap_or(0) as f64 / n,
             strata: self.strata,
             distinct_2: self.bigrams.len() as f64 / n_bigrams,
-            phrase_entropy: shares.map(|share| -share * share.log2()).sum(),
+            phrase_entropy: shares.fold(0.0, |sum, share| sum - share * share.log2()),
             n_phrases: self.phrases.len(),
             length: lengths(&self.lengths, self.n_traces),
         }

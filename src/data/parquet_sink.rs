@@ -37,7 +37,7 @@ const MAX_ROW_GROUP_BYTES: u64 = 64 << 20;
 /// Row groups being encoded at a time, however many threads there are: each holds its documents and their compressed form.
 const MAX_GROUPS_IN_FLIGHT: usize = 4;
 /// Columns whose values hardly repeat.
-const FREE_TEXT: [&str; 4] = ["url", "text", "metadata", "id"];
+const FREE_TEXT: [&str; 7] = ["url", "text", "metadata", "id", "query", "completion", "content"];
 
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,8 +299,16 @@ fn add_row_bytes(column: &ArrayRef, sizes: &mut [u64]) {
         DataType::Utf8 => add(sizes, column.as_string::<i32>().offsets().lengths().map(|length| length as u64)),
         DataType::LargeUtf8 => add(sizes, column.as_string::<i64>().offsets().lengths().map(|length| length as u64)),
         DataType::Binary => add(sizes, column.as_binary::<i32>().offsets().lengths().map(|length| length as u64)),
+        DataType::List(_) => {
+            let list = column.as_list::<i32>();
+            let mut elements = vec![0; list.values().len()];
+            add_row_bytes(list.values(), &mut elements);
+            for (size, ends) in sizes.iter_mut().zip(list.offsets().windows(2)) {
+                *size += 4 + elements[ends[0] as usize..ends[1] as usize].iter().sum::<u64>();
+            }
+        }
+        DataType::Struct(_) => column.as_struct().columns().iter().for_each(|column| add_row_bytes(column, sizes)),
         other => {
-            // Lists and structs here are short: the names of a document's behaviors.
             let width = other.primitive_width().map_or(64, |width| width as u64);
             sizes.iter_mut().for_each(|size| *size += width);
         }

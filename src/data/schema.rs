@@ -100,6 +100,51 @@ pub fn decisions<'a>(corpora: impl Iterator<Item = &'a str>) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
+/// `prime/<condition>/*.parquet`: one row per priming trace.
+pub fn traces() -> SchemaRef {
+    let mut fields = vec![
+        Field::new("query", DataType::Utf8, false),
+        Field::new("completion", DataType::Utf8, false),
+        numbers(),
+        Field::new("target", DataType::Int32, false),
+        Field::new("condition", dictionary(), false),
+        Field::new("verdict", dictionary(), false),
+        // Null: the answer is correct.
+        Field::new("stratum", dictionary(), true),
+    ];
+    fields
+        .extend(Behavior::ALL.map(|behavior| Field::new(format!("{}_count", behavior.name()), DataType::Int32, false)));
+    fields.extend([Field::new("pair_id", DataType::UInt64, false), messages("messages")]);
+    Arc::new(Schema::new(fields))
+}
+
+/// `prime/verl/*.parquet`: verl's format of RL prompts.
+pub fn verl() -> SchemaRef {
+    let ground_truth = vec![numbers(), Field::new("target", DataType::Int32, false)];
+    let reward_model = vec![
+        Field::new("style", DataType::Utf8, false),
+        Field::new("ground_truth", DataType::Struct(ground_truth.into()), false),
+    ];
+    let extra_info = vec![Field::new("split", DataType::Utf8, false), Field::new("index", DataType::Int64, false)];
+    Arc::new(Schema::new(vec![
+        Field::new("data_source", DataType::Utf8, false),
+        messages("prompt"),
+        Field::new("ability", DataType::Utf8, false),
+        Field::new("reward_model", DataType::Struct(reward_model.into()), false),
+        Field::new("extra_info", DataType::Struct(extra_info.into()), false),
+    ]))
+}
+
+fn numbers() -> Field {
+    Field::new("numbers", DataType::List(Arc::new(Field::new("element", DataType::Int32, false))), false)
+}
+
+fn messages(name: &str) -> Field {
+    let message = vec![Field::new("role", DataType::Utf8, false), Field::new("content", DataType::Utf8, false)];
+    let element = Field::new("element", DataType::Struct(message.into()), false);
+    Field::new(name, DataType::List(Arc::new(element)), false)
+}
+
 /// The key-value metadata that every file of a stage carries.
 pub fn key_values(kind: &str, stage_key: &str) -> Vec<(String, String)> {
     [("kind", kind), ("schema-version", VERSION), ("stage-key", stage_key), ("version", env!("CARGO_PKG_VERSION"))]

@@ -249,6 +249,16 @@ pub(super) fn pin_resources(
             }
         }
     }
+    if let Some(prime) = &config.prime {
+        for (key, file) in [("query", &prime.query), ("tokenizer", &prime.tokenizer)] {
+            if let Some(file) = file {
+                pin(&format!("prime.{key}"), file, &|| pin_path(file))?;
+            }
+        }
+        for (index, file) in prime.exclude.iter().enumerate() {
+            pin(&format!("prime.exclude[{index}]"), file, &|| pin_path(file))?;
+        }
+    }
     if let Some(curate) = &config.curate {
         if curate.token_counter != "pieces" {
             pin("curate.token-counter", &curate.token_counter, &|| pin_path(&curate.token_counter))?;

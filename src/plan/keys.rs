@@ -42,9 +42,10 @@ pub(super) fn same_bytes(a: &Fetch, b: &Fetch) -> bool {
 
 pub(super) fn stage_key(
     work: &Work,
-    input: &Input,
+    input: Option<&Input>,
     resources: &BTreeMap<String, Resource>,
     seed: u64,
+    limit: Option<u64>,
     upstream: &[&str],
 ) -> String {
     let pinned = |name: &Option<String>| name.as_ref().map(|name| resources.get(name).map(Resource::digest));
@@ -76,9 +77,15 @@ pub(super) fn stage_key(
             )
         }
         Work::Curate(curate) => (canonical(curate), seed),
+        Work::Prime(prime) => {
+            let files = [&prime.query, &prime.tokenizer].map(pinned);
+            let excluded: Vec<_> = prime.exclude.iter().map(|file| pinned(&Some(file.clone()))).collect();
+            (json!([crate::stages::prime::FORMAT, canonical(prime), files, excluded, limit]), seed)
+        }
         Work::Report(report) => (canonical(report), seed),
     };
-    digest(&json!([super::FORMAT, work.name(), own, seed, input.key, upstream]))
+    let input = input.map_or("", |input| &input.key);
+    digest(&json!([super::FORMAT, work.name(), own, seed, input, upstream]))
 }
 
 pub(super) fn input_key(fetch: &Fetch, shards: &[super::Shard], units: &[super::Unit]) -> String {

@@ -13,6 +13,9 @@ const BYTES_PER_TOKEN: f64 = 3.3;
 /// Bytes of a labels sidecar per document, measured on real labels.
 const LABEL_BYTES: u64 = 60;
 
+/// Bytes of a priming trace in Parquet, about.
+const TRACE_BYTES: u64 = 700;
+
 /// A plan in numbers; what `pipeline plan --json` and `pipeline status --json` print.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Overview {
@@ -231,6 +234,7 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
                 })
                 .0
             }
+            Work::Prime(prime) => crate::stages::prime::traces(prime, plan.limit) * TRACE_BYTES,
             Work::Curate(_) | Work::Report(_) => 0,
         };
     }

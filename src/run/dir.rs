@@ -9,6 +9,7 @@
 //!   classify/journal/<unit>.jsonl      labels of the unit in hand
 //!   sketch/<unit>.parquet              sizes and MinHash keys
 //!   curate/<corpus>/train-00000-of-000NN.parquet, test-…, README.md
+//!   prime/<condition>/{train,test}.parquet, prime/verl/…, fairness.json, README.md
 //!   arms/<arm>/…                       the same for stages that an arm changes
 //! ```
 
@@ -25,8 +26,8 @@ pub struct RunDir {
 }
 
 /// What runs put into their folder. The plan is last: as long as it is there, the folder is known as a run's.
-const OURS: [&str; 9] =
-    ["manifests", "arms", "classify", "sketch", "curate", "report", "fetch", "events.jsonl", "plan.json"];
+const OURS: [&str; 10] =
+    ["manifests", "arms", "classify", "sketch", "curate", "prime", "report", "fetch", "events.jsonl", "plan.json"];
 
 const LOCK: &str = "run.lock";
 

@@ -3,7 +3,7 @@
 //! Three steps: gather facts from the sidecars, select (pure), then read the chosen rows of each shard once and write them.
 //! It runs when all units are labeled, as one unit; a kill costs this stage alone.
 
-mod card;
+pub(super) mod card;
 pub mod condition;
 mod facts;
 pub mod select;
@@ -276,7 +276,7 @@ fn document_id_of(plan: &Plan, stage: &Stage, fact: &Facts) -> String {
     document_id(&input.shards[input.units[fact.unit as usize].shard].identity, fact.row)
 }
 
-fn write_text(runner: &Runner, stage: &Stage, name: &str, text: &str) -> anyhow::Result<Output> {
+pub(super) fn write_text(runner: &Runner, stage: &Stage, name: &str, text: &str) -> anyhow::Result<Output> {
     use sha2::Digest;
     commit::write_atomic(&runner.dir.path(&stage.folder).join(name), text.as_bytes())?;
     Ok(Output {

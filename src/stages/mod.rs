@@ -3,5 +3,6 @@
 pub mod classify;
 pub mod curate;
 pub mod documents;
+pub mod prime;
 pub mod report;
 pub mod sketch;

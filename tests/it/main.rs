@@ -24,6 +24,7 @@ mod lm;
 mod made_documents;
 mod math_docs;
 mod near_duplicates;
+mod prime;
 mod program;
 mod recipe;
 mod report;

@@ -100,6 +100,10 @@ fn kind(root: &Value, property: &Value) -> String {
         "array" => format!("list of {}", resolved.get("items").map_or("values".into(), kind_plural)),
         other => other.to_owned(),
     };
+    let choices = choices(resolved);
+    if !choices.is_empty() {
+        return choices.join(" or ");
+    }
     match resolved.get("type") {
         Some(Value::String(name)) => one(name),
         Some(Value::Array(names)) => names
@@ -113,7 +117,19 @@ fn kind(root: &Value, property: &Value) -> String {
     }
 }
 
+/// The values that a name is one of, in quotes.
+fn choices(schema: &Value) -> Vec<String> {
+    let one_of = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
+    let each = std::iter::once(schema).chain(one_of);
+    let values =
+        each.flat_map(|one| one.get("enum").and_then(Value::as_array).into_iter().flatten().chain(one.get("const")));
+    values.filter_map(Value::as_str).map(|value| format!("`\"{value}\"`")).collect()
+}
+
 fn kind_plural(items: &Value) -> String {
+    if items.get("$ref").is_some() {
+        return "names".into();
+    }
     format!("{}s", items.get("type").and_then(Value::as_str).unwrap_or("value"))
 }
 

@@ -152,7 +152,7 @@ pub(super) fn render(
 }
 
 /// The Hub's word for a number of rows.
-fn size_category(rows: u64) -> &'static str {
+pub(in crate::stages) fn size_category(rows: u64) -> &'static str {
     match rows {
         0..1_000 => "n<1K",
         1_000..10_000 => "1K<n<10K",
