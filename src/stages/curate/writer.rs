@@ -21,7 +21,7 @@ use std::sync::Arc;
 const FILE_CHARS: u64 = 128 << 20;
 
 /// Rows of all files that may wait in memory before they are spooled to disk.
-const SPOOL_BYTES: usize = 64 << 20;
+const SPOOL_BYTES: usize = 320 << 20;
 
 /// Rows written at a time.
 const WRITE_ROWS: usize = 4096;
