@@ -11,6 +11,7 @@ pub mod config;
 pub mod countdown;
 pub mod data;
 pub mod error;
+pub mod generation;
 pub mod lm;
 pub mod plan;
 pub mod report;
