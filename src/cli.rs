@@ -31,6 +31,8 @@ pub enum Command {
     Evaluate(Evaluate),
     /// Write one HTML page about one or more runs
     Report(Report),
+    /// Hand a recipe to a scheduler, split into tasks
+    Submit(Submit),
     /// Print the JSON Schema of recipes, events and manifests, and the columns of every Parquet kind
     Schema(Schema),
     /// Print a completion script for a shell
@@ -79,6 +81,51 @@ pub enum Device {
     Auto,
     Cpu,
     Cuda,
+}
+
+#[derive(Debug, Args)]
+pub struct Submit {
+    /// What runs the tasks
+    #[arg(value_enum)]
+    pub engine: Engine,
+    #[command(flatten)]
+    pub recipe: RecipeArgs,
+    /// In how many tasks the run is split; may change between attempts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub tasks: u64,
+    /// How often what is missing is tried in all
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub attempts: u64,
+    /// GPUs of each task, for Ray and Kubernetes; for Slurm say `-- --gres=gpu:1`
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub gpus: u32,
+    /// Threads of each task [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
+    /// The container image, for Kubernetes
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// A shared volume and where to mount it, for Kubernetes
+    #[arg(long, value_name = "CLAIM:PATH")]
+    pub volume: Option<String>,
+    /// Print what would be submitted, and submit nothing
+    #[arg(long)]
+    pub print: bool,
+    /// Options for the engine, such as `-- --partition=gpu --gres=gpu:1 --time=8:00:00` for Slurm
+    #[arg(last = true)]
+    pub options: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// An array job and a finishing job
+    Slurm,
+    /// One Ray task for each task, by the driver of `python/`
+    Ray,
+    /// An Indexed Job, printed
+    K8s,
+    /// Processes on this machine
+    Local,
 }
 
 #[derive(Debug, Args)]

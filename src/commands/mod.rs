@@ -8,6 +8,7 @@ mod report;
 mod run;
 pub mod schema;
 mod status;
+mod submit;
 mod summary;
 mod verify;
 
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Evaluate(args) => evaluate::run(&args, json),
         Command::Report(args) => report::run(&args, json),
+        Command::Submit(args) => submit::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions { shell } => completions::run(shell),
     }

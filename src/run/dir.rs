@@ -26,8 +26,19 @@ pub struct RunDir {
 }
 
 /// What runs put into their folder. The plan is last: as long as it is there, the folder is known as a run's.
-const OURS: [&str; 10] =
-    ["manifests", "arms", "classify", "sketch", "curate", "prime", "report", "fetch", "events.jsonl", "plan.json"];
+const OURS: [&str; 11] = [
+    "manifests",
+    "arms",
+    "classify",
+    "sketch",
+    "curate",
+    "prime",
+    "report",
+    "fetch",
+    "submit",
+    "events.jsonl",
+    "plan.json",
+];
 
 const LOCK: &str = "run.lock";
 

@@ -34,5 +34,6 @@ mod sample;
 mod shard;
 mod shard_store;
 mod small_run;
+mod submit;
 mod tasks;
 mod token_count;
