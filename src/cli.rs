@@ -70,6 +70,9 @@ pub struct Run {
     /// Delete what the run folder holds and start over
     #[arg(long, conflicts_with = "task_index")]
     pub fresh: bool,
+    /// Try units again that failed three times and were left alone
+    #[arg(long)]
+    pub retry_failed: bool,
     /// Adopt a changed recipe or changed inputs: stages that the change does not touch are kept
     #[arg(long, conflicts_with_all = ["fresh", "task_index"])]
     pub replan: bool,

@@ -1,5 +1,6 @@
 //! Executing a plan into a run folder: for every stage, for every unit: skip if done, work, commit, record.
 
+pub mod attempts;
 pub mod commit;
 pub mod dir;
 pub mod events;
@@ -17,6 +18,7 @@ use crate::error::{Exit, Failure};
 use crate::plan::{Location, Plan, Shard, Stage, Unit, Work};
 use crate::stages;
 use anyhow::Context;
+use attempts::Failed;
 use dir::RunDir;
 use events::Event;
 use manifest::{Counts, LabelStatistics, Manifest};
@@ -80,6 +82,14 @@ struct PassStage<'a> {
     started: Instant,
 }
 
+/// What is met on the way through an input's shards.
+enum Visit<'a> {
+    /// A unit of a shard that is open.
+    Unit(usize, &'a ShardReader),
+    /// A shard that cannot be opened, by name, and its units.
+    Damaged(&'a str, &'a [usize], anyhow::Error),
+}
+
 /// What a per-unit stage needs beside documents; made when its first unit is due.
 enum Tools {
     Judge(Box<dyn crate::behavior::judge::Judge>),
@@ -91,24 +101,81 @@ impl<'a> Runner<'a> {
     fn documents_pass(&self, input: usize, stages: &[&'a Stage]) -> anyhow::Result<bool> {
         let units = &self.plan.inputs[input].units;
         let mut pass = stages.iter().map(|stage| self.pass_stage(stage, units)).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut failed: Vec<(String, anyhow::Error)> = Vec::new();
+        let poison: Vec<(String, Failed)> = pass.iter_mut().flat_map(|stage| self.leave_poison(stage, units)).collect();
         let needed: Vec<usize> =
             (0..units.len()).filter(|&unit| pass.iter().any(|stage| stage.missing[unit])).collect();
         // One stage speaks for the pass: the first that has work, as it is the slowest.
         let mut working: Vec<&mut PassStage> = pass.iter_mut().filter(|stage| stage.missing.contains(&true)).collect();
         working.iter_mut().skip(1).for_each(|stage| stage.tracker.hush());
         working.iter().rev().for_each(|stage| self.start(stage, units));
-        let finished = self.over_shards(input, &needed, |unit, reader| {
-            for stage in &mut pass {
-                if stage.missing[unit] && !self.run_unit(stage, &units[unit], reader)? {
-                    return Ok(false);
+        let finished = self.visit_shards(input, &needed, |visit| match visit {
+            Visit::Unit(unit, reader) => {
+                for stage in pass.iter_mut().filter(|stage| stage.missing[unit]) {
+                    match self.run_unit(stage, &units[unit], reader) {
+                        Ok(true) => {}
+                        Ok(false) => return Ok(false),
+                        Err(error) => {
+                            let error = self.count_failure(stage, &units[unit], error)?;
+                            failed.push((format!("unit `{}`", units[unit].id), error));
+                        }
+                    }
                 }
+                Ok(true)
             }
-            Ok(true)
+            Visit::Damaged(shard, of_shard, mut error) => {
+                for &unit in of_shard {
+                    for stage in pass.iter().filter(|stage| stage.missing[unit]) {
+                        error = self.count_failure(stage, &units[unit], error)?;
+                    }
+                }
+                failed.push((format!("shard `{shard}`"), error));
+                Ok(true)
+            }
         })?;
+        if finished && !(failed.is_empty() && poison.is_empty()) {
+            return Err(attempts::summary(failed, poison));
+        }
         for stage in pass.iter().filter(|_| finished) {
             self.finish(stage, units)?;
         }
         Ok(finished)
+    }
+
+    /// Takes units that failed too often out of a pass.
+    fn leave_poison(&self, pass: &mut PassStage, units: &[Unit]) -> Vec<(String, Failed)> {
+        let mut poison = Vec::new();
+        for (missing, unit) in pass.missing.iter_mut().zip(units).filter(|(missing, _)| **missing) {
+            if let Some(failed) = attempts::read(self.dir, pass.stage, &unit.id).filter(Failed::is_poison) {
+                *missing = false;
+                poison.push((unit.id.clone(), failed));
+            }
+        }
+        poison
+    }
+
+    /// Counts a unit's failure and gives the error back, if the others can go on; else the run ends with it.
+    fn count_failure(&self, pass: &PassStage, unit: &Unit, error: anyhow::Error) -> anyhow::Result<anyhow::Error> {
+        let too_many = match &pass.stage.work {
+            Work::Classify(classify) => {
+                let progress = pass.tracker.snapshot();
+                let share = classify.max_quarantined_share;
+                work::check_share(&pass.stage.folder, progress.quarantined, progress.documents, share).is_err()
+            }
+            _ => false,
+        };
+        if too_many || !attempts::is_of_the_unit(&error) {
+            return Err(error);
+        }
+        let failed = attempts::record(self.dir, pass.stage, &unit.id, &error)?;
+        self.reporter.notice(format!(
+            "{}: unit `{}` failed ({} of {} attempts), the others go on: {error:#}",
+            pass.stage.folder,
+            unit.id,
+            failed.attempts,
+            attempts::MOST_ATTEMPTS
+        ));
+        Ok(error)
     }
 
     fn pass_stage(&self, stage: &'a Stage, units: &[Unit]) -> anyhow::Result<PassStage<'a>> {
@@ -189,6 +256,7 @@ impl<'a> Runner<'a> {
             progress: &pass.tracker,
             max_quarantined_share,
         };
+        attempts::fail_point(&unit.id)?;
         let verdict = match &mut pass.tools {
             Some(Tools::Judge(judge)) => stages::classify::run_unit(&cx, reader, judge.as_mut()),
             Some(Tools::Sketcher(sketcher)) => stages::sketch::run_unit(&cx, reader, sketcher),
@@ -243,6 +311,19 @@ impl<'a> Runner<'a> {
         units: &[usize],
         mut visit: impl FnMut(usize, &ShardReader) -> anyhow::Result<bool>,
     ) -> anyhow::Result<bool> {
+        self.visit_shards(input, units, |what| match what {
+            Visit::Unit(unit, reader) => visit(unit, reader),
+            Visit::Damaged(_, _, error) => Err(error),
+        })
+    }
+
+    /// The same, where a shard that cannot be opened need not be the end.
+    fn visit_shards(
+        &self,
+        input: usize,
+        units: &[usize],
+        mut visit: impl FnMut(Visit) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<bool> {
         let input = &self.plan.inputs[input];
         let mut by_shard: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for &unit in units {
@@ -278,13 +359,20 @@ impl<'a> Runner<'a> {
             let shard = &input.shards[index];
             let guard = store.acquire(place).with_context(|| format!("cannot fetch shard `{}`", shard.name))?;
             self.check_unchanged(guard.path(), shard)?;
-            let reader = ShardReader::open(guard.path(), crate::plan::format_of(&shard.name)?, &columns)?;
-            for &unit in units {
-                if self.stop.requested() || !visit(unit, &reader)? {
-                    return Ok(false);
+            match ShardReader::open(guard.path(), crate::plan::format_of(&shard.name)?, &columns) {
+                Ok(reader) => {
+                    for &unit in units {
+                        if self.stop.requested() || !visit(Visit::Unit(unit, &reader))? {
+                            return Ok(false);
+                        }
+                    }
+                }
+                Err(error) => {
+                    if !visit(Visit::Damaged(&shard.name, units, error))? {
+                        return Ok(false);
+                    }
                 }
             }
-            drop(reader);
             guard.release();
         }
         Ok(true)

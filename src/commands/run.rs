@@ -6,6 +6,7 @@ use crate::config::{self, Recipe};
 use crate::data::hub::{self, Hub};
 use crate::error::{Exit, Failure, exit_of};
 use crate::plan::Plan;
+use crate::run::attempts;
 use crate::run::commit::{self, Created};
 use crate::run::dir::RunDir;
 use crate::run::events::Event;
@@ -33,6 +34,9 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Exit> {
     // What is wrong with a recipe is said before a folder is made for it.
     let early = if dir.root().exists() { None } else { Some(Plan::resolve(&recipe, args.recipe.limit, &hub)?) };
     let _lock = dir.lock(task.map(|(index, _)| index))?;
+    if args.retry_failed {
+        dir.remove(attempts::FOLDER)?;
+    }
     let (plan, pinned_now) = plan(args, &recipe, &dir, &hub, early)?;
     reporter.log_to(&dir.events()).map_err(|error| commit::write_failure(&dir.events(), &error))?;
     reporter.emit(Event::RunStarted {

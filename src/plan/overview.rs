@@ -2,10 +2,12 @@
 
 use super::{Plan, Work};
 use crate::config::ByteSize;
+use crate::run::attempts;
 use crate::run::dir::RunDir;
 use crate::run::manifest::{Counts, Manifest};
 use indicatif::HumanCount;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Bytes of English and mathematical text per token of today's tokenizers, about.
 const BYTES_PER_TOKEN: f64 = 3.3;
@@ -69,6 +71,8 @@ pub struct StageOverview {
     pub tokens_to_judge: Option<u64>,
     /// Units that are not done.
     pub missing: Vec<String>,
+    /// Those of them that failed too often and are left alone, with their last error.
+    pub poison: BTreeMap<String, String>,
 }
 
 impl StageOverview {
@@ -92,6 +96,7 @@ impl Overview {
                 counts: Counts::default(),
                 tokens_to_judge: None,
                 missing: Vec::new(),
+                poison: BTreeMap::new(),
             };
             for unit in stage.unit_ids(plan) {
                 overview.units += 1;
@@ -105,6 +110,9 @@ impl Overview {
                     None => {}
                 }
                 overview.missing.push(unit.to_owned());
+                if let Some(failed) = attempts::read(dir, stage, unit).filter(attempts::Failed::is_poison) {
+                    overview.poison.insert(unit.to_owned(), failed.error);
+                }
             }
             if matches!(&stage.work, Work::Classify(classify) if classify.lm.is_some()) {
                 let left = overview.missing.len() as f64 / overview.units.max(1) as f64;
@@ -171,6 +179,9 @@ impl Overview {
                 .map_or(String::new(), |tokens| format!(", about {} tokens to judge", HumanCount(tokens)));
             let arms = if stage.arms.is_empty() { String::new() } else { format!(" (arms {})", stage.arms.join(", ")) };
             lines.push(format!("{:8} {state}{stale}{tokens}{arms}", stage.stage));
+            for (unit, error) in &stage.poison {
+                lines.push(format!("         unit `{unit}` is left alone, it failed too often: {error}"));
+            }
         }
         lines.push(format!("disk     at most about {} more", ByteSize(self.disk_bytes)));
         lines.join("\n") + "\n"

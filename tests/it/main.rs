@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, and says what it skipped"
 )]
 
+mod attempts;
 mod bad_input;
 mod countdown;
 mod cue;
