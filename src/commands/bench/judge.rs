@@ -43,6 +43,8 @@ struct Outcome {
     /// What the matrix kernel reaches on operands in cache, measured in this run.
     peak_flops_per_second: f64,
     share_of_peak: f64,
+    /// The same by processor time instead of the clock, which other programs do not disturb.
+    share_of_peak_by_cpu_seconds: Option<f64>,
     breakdown: Vec<Share>,
     mean_scores: [(&'static str, f64); 4],
 }
@@ -100,6 +102,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
     let rate = |count: u64| (count * args.repeat) as f64 / total;
     let document_tokens = labels.iter().map(|labels| labels.tokens_read).sum();
     let plain_prompt_tokens = labels.iter().map(|labels| judge.plain_prompt_tokens(labels)).sum();
+    let threads = rayon::current_num_threads();
     let flops: f64 = Part::ALL.iter().map(|part| meter.read(*part).1).sum();
     let mean = |behavior: Behavior| {
         let scores = labels.iter().map(|labels| f64::from(labels.mark(behavior).score));
@@ -110,7 +113,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
         model: checkpoint.name(),
         device: "cpu",
         precision: precision.name(),
-        threads: rayon::current_num_threads(),
+        threads,
         documents: texts.len(),
         repeats: args.repeat,
         cpu_seconds,
@@ -125,6 +128,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
         flops_per_second: flops / total,
         peak_flops_per_second: peak,
         share_of_peak: flops / total / peak,
+        share_of_peak_by_cpu_seconds: cpu_seconds.map(|seconds| flops / seconds / (peak / threads as f64)),
         breakdown: breakdown(&meter, total, peak),
         mean_scores: Behavior::ALL.map(mean),
         seconds,
@@ -222,6 +226,9 @@ impl Outcome {
         }
         let (rate, peak) = (self.flops_per_second / 1e9, self.peak_flops_per_second / 1e9);
         line("GFLOP/s", format!("{rate:.0}, {:.0} % of the kernel's {peak:.0}", 100.0 * self.share_of_peak))?;
+        if let Some(share) = self.share_of_peak_by_cpu_seconds {
+            line("by processor time", format!("{:.0} %", 100.0 * share))?;
+        }
         if let Some(bytes) = self.peak_memory_bytes {
             line("peak memory", format!("{} MiB", bytes >> 20))?;
         }
