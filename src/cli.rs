@@ -201,6 +201,8 @@ pub enum Precision {
     F32,
     /// Faster where the processor has AVX512_BF16
     Bf16,
+    /// Faster still where it has AVX512_VNNI, too, and the least exact
+    Int8,
 }
 
 #[derive(Debug, Args)]

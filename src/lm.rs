@@ -4,6 +4,7 @@
 //! [`TextTokenizer`] and [`ChatTemplate`] make the tokens. Invariants: nothing here knows a stage, a judge or a run
 //! folder, and a sequence's result does not depend on what else is packed with it.
 
+mod allocator;
 mod chat;
 mod checkpoint;
 mod config;

@@ -76,7 +76,9 @@ pub struct LmJudge {
 /// The tokens around a document.
 struct Prompt {
     before: Vec<u32>,
-    /// Per behavior: what follows the document, its question and the start of the answer.
+    /// What follows the document and is the same for all behaviors.
+    between: Vec<u32>,
+    /// Per behavior: what follows that, the rest of its question and the start of the answer.
     after: [Vec<u32>; 4],
     /// The tokens that say yes, then those that say no.
     answers: Vec<u32>,
@@ -135,7 +137,8 @@ impl LmJudge {
     /// How many tokens a document's four questions would take as four plain prompts per window, the way a judge reads them
     /// that does not share the document.
     pub fn plain_prompt_tokens(&self, labels: &Labels) -> u64 {
-        let around = 4 * self.prompt.before.len() + self.prompt.questions_len();
+        let after: usize = self.prompt.after.iter().map(Vec::len).sum();
+        let around = 4 * (self.prompt.before.len() + self.prompt.between.len()) + after;
         4 * labels.tokens_read + u64::from(labels.windows) * around as u64
     }
 
@@ -233,8 +236,9 @@ impl Batch {
 
     fn push(&mut self, prompt: &Prompt, owner: usize, tokens: &[u32]) {
         let document = self.packed.push(Some(self.before), tokens);
+        let between = self.packed.push(Some(document), &prompt.between);
         for after in &prompt.after {
-            let question = self.packed.push(Some(document), after);
+            let question = self.packed.push(Some(between), after);
             self.ends.extend(self.packed.last_row(question));
         }
         self.owners.push(owner);
@@ -301,6 +305,7 @@ impl Prompt {
         let (between, tail) = split_once(rest, QUESTION, "{question}")?;
         let mut prompt = Self {
             before: [start, tokenizer.encode_markup(before)?].concat(),
+            between: Vec::new(),
             after: Default::default(),
             answers: single_tokens(tokenizer, &["yes", "Yes", "YES", " yes", " Yes", " YES"])?,
             yes_count: 0,
@@ -313,6 +318,7 @@ impl Prompt {
             }
             prompt.after[behavior.index()] = after;
         }
+        prompt.between = take_common_start(&mut prompt.after);
         prompt.yes_count = prompt.answers.len();
         prompt.answers.extend(single_tokens(tokenizer, &["no", "No", "NO", " no", " No", " NO"])?);
         Ok(prompt)
@@ -320,12 +326,24 @@ impl Prompt {
 
     /// Tokens that all four questions add to a window.
     fn questions_len(&self) -> usize {
-        self.after.iter().map(Vec::len).sum()
+        self.between.len() + self.after.iter().map(Vec::len).sum::<usize>()
     }
 
     fn longest_question(&self) -> usize {
-        self.after.iter().map(Vec::len).max().unwrap_or(0)
+        self.between.len() + self.after.iter().map(Vec::len).max().unwrap_or(0)
     }
+}
+
+/// Takes off what all four begin with, and leaves each at least its last token.
+fn take_common_start(after: &mut [Vec<u32>; 4]) -> Vec<u32> {
+    let shortest = after.iter().map(Vec::len).min().unwrap_or(0);
+    let same = |at: &usize| after.iter().all(|tokens| tokens[*at] == after[0][*at]);
+    let common = (0..shortest.saturating_sub(1)).take_while(same).count();
+    let start = after[0][..common].to_vec();
+    for tokens in after {
+        tokens.drain(..common);
+    }
+    start
 }
 
 /// Splits at the only occurrence of `mark`, which stands for `place`.
@@ -368,7 +386,7 @@ fn prompt_hash(prompt: &Prompt, spec: &LmJudgeSpec) -> String {
         }
     };
     numbers(&prompt.before);
-    prompt.after.iter().for_each(|after| numbers(after));
+    prompt.after.iter().for_each(|after| numbers(&[&prompt.between[..], after].concat()));
     numbers(&prompt.answers);
     numbers(&[spec.precision as u32, prompt.yes_count as u32, spec.window_tokens as u32, spec.max_windows as u32]);
     numbers(&spec.thresholds.map(f32::to_bits));
@@ -403,6 +421,23 @@ mod tests {
         let mut document = Document::new("text");
         document.add([0.0, f32::NAN, 0.0, 0.0], &[0.5; 4]);
         assert_eq!(document.finish().unwrap_err().0, "the model's answer is not a number");
+    }
+
+    #[test]
+    fn questions_share_how_they_begin() {
+        let check = |questions: [&[u32]; 4], expect: &[u32]| {
+            let mut after = questions.map(<[u32]>::to_vec);
+            let start = take_common_start(&mut after);
+            assert_eq!(start, expect);
+            for (rest, whole) in after.iter().zip(questions) {
+                assert!(!rest.is_empty());
+                assert_eq!([&start[..], rest].concat(), whole);
+            }
+        };
+        check([&[1, 2, 3, 9], &[1, 2, 4], &[1, 2, 3], &[1, 2, 3]], &[1, 2]);
+        check([&[1, 2], &[1, 2], &[1, 2], &[1, 2, 3]], &[1]);
+        check([&[1], &[1, 2], &[1, 2], &[1, 2]], &[]);
+        check([&[1], &[2], &[3], &[4]], &[]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl Decoder {
                 .hint("use f32")
                 .into());
         }
+        super::allocator::keep_freed_memory();
         let config = checkpoint.config().clone();
         let reader = Reader { checkpoint, device, precision };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);

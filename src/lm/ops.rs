@@ -85,7 +85,7 @@ pub(super) fn attention(qkv: &Tensor, rows: Option<&[usize]>, options: &Attentio
     meter.count(Part::Attention, || attention.operations(rows));
     let out = match precision {
         Precision::F32 => attention.run::<f32>(rows),
-        Precision::Bf16 => attention.run::<Bf16>(rows),
+        Precision::Bf16 | Precision::Int8 => attention.run::<Bf16>(rows),
     };
     Tensor::from_vec(out, (rows.map_or(tokens, <[usize]>::len), heads.query * heads.dim), &Device::Cpu)
 }

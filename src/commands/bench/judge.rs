@@ -69,6 +69,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
     let precision = match args.precision {
         cli::Precision::F32 => Precision::F32,
         cli::Precision::Bf16 => Precision::Bf16,
+        cli::Precision::Int8 => Precision::Int8,
     };
     let spec = LmJudgeSpec {
         window_tokens: args.max_doc_tokens as usize,

@@ -1,7 +1,7 @@
 //! Matrix products with packed weights, with what comes before (RMSNorm) and after (bias, residual, SwiGLU) fused in.
 
 use super::super::meter::{Meter, Part, Within};
-use super::tile::{COLUMNS, Element, ROWS, Start, multiply};
+use super::tile::{COLUMNS, Element, ROWS, Scales, Start, multiply};
 use super::vector;
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -13,6 +13,9 @@ pub(in crate::lm) struct PackedMatrix<E> {
     panels: Lines<E>,
     /// In the panels' order, when there is one.
     bias: Option<Vec<f32>>,
+    /// What the columns were divided by, and what their sums start from, in the panels' order; unused for floats.
+    scales: Vec<f32>,
+    offsets: Vec<i32>,
     inner: usize,
     /// Outputs, or, interleaved, gates.
     width: usize,
@@ -58,19 +61,26 @@ impl<E: Element> PackedMatrix<E> {
     ) -> Self {
         let size = inner.div_ceil(E::GROUP) * E::GROUP * COLUMNS;
         let mut lines = Lines::zeroed(panels * size);
-        lines.par_chunks_mut(size).enumerate().for_each(|(panel, values)| {
+        let (mut scales, mut offsets) = (vec![0f32; panels * COLUMNS], vec![0i32; panels * COLUMNS]);
+        let beside = scales.par_chunks_mut(COLUMNS).zip(offsets.par_chunks_mut(COLUMNS));
+        lines.par_chunks_mut(size).zip(beside).enumerate().for_each(|(panel, (values, (scales, offsets)))| {
+            let at = |k: usize, column: usize| (k / E::GROUP * COLUMNS + column) * E::GROUP + k % E::GROUP;
             for column in 0..COLUMNS {
                 let Some(row) = row_of(panel, column) else { continue };
-                for (k, x) in weight[row * inner..][..inner].iter().enumerate() {
-                    values[(k / E::GROUP * COLUMNS + column) * E::GROUP + k % E::GROUP] = E::from_f32(*x);
+                let row = &weight[row * inner..][..inner];
+                scales[column] = E::scale(row);
+                let inverse = if scales[column] == 0.0 { 0.0 } else { 1.0 / scales[column] };
+                for (k, x) in row.iter().enumerate() {
+                    values[at(k, column)] = E::from_f32(*x * inverse);
                 }
+                offsets[column] = E::offset((0..inner).map(|k| values[at(k, column)]));
             }
         });
         let bias = bias.map(|bias| {
             let at = |index: usize| row_of(index / COLUMNS, index % COLUMNS).map_or(0.0, |row| bias[row]);
             (0..panels * COLUMNS).map(at).collect()
         });
-        Self { panels: lines, bias, inner, width, interleaved: false }
+        Self { panels: lines, bias, scales, offsets, inner, width, interleaved: false }
     }
 
     /// Columns of the result.
@@ -112,17 +122,19 @@ impl<E: Element> PackedMatrix<E> {
         let stride = groups * E::GROUP;
         let rows = x.len() / self.inner;
         a.resize(rows * stride, E::default());
+        let mut row_scales = vec![0f32; rows];
         within.time(Part::Norm, || {
             let mut normed = vec![0f32; self.inner];
-            for (a, x) in a.chunks_exact_mut(stride).zip(x.chunks_exact(self.inner)) {
-                match norm {
+            let rows = a.chunks_exact_mut(stride).zip(x.chunks_exact(self.inner));
+            for ((a, x), row_scale) in rows.zip(&mut row_scales) {
+                *row_scale = match norm {
                     Some(Norm { weight, eps }) => {
                         let scale = 1.0 / (vector::sum_of_squares(x) / self.inner as f32 + eps).sqrt();
                         vector::scale_by(&mut normed, x, scale, weight);
-                        E::convert(a, &normed);
+                        E::convert(a, &normed)
                     }
                     None => E::convert(a, x),
-                }
+                };
             }
         });
 
@@ -135,19 +147,34 @@ impl<E: Element> PackedMatrix<E> {
             for row in (0..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - row);
                 let (a, at) = (&a[row * stride..], row * self.width + first);
+                let scales = Scales {
+                    rows: &row_scales[row..],
+                    columns: &self.scales[index * COLUMNS..],
+                    offsets: &self.offsets[index * COLUMNS..],
+                };
                 match (whole, bias, added) {
                     // The sums start from what is added and go where they belong.
                     (true, None, Some(added)) => {
                         let start = Start { from: &added[at..], stride: self.width };
-                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width);
+                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width, scales);
                     }
                     (true, bias, None) => {
                         let start = bias.unwrap_or(Start::ZERO);
-                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width);
+                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width, scales);
                     }
                     // Everything else goes through a tile's worth of memory.
                     _ => {
-                        multiply(a, stride, count, panel, groups, bias.unwrap_or(Start::ZERO), &mut sums, COLUMNS);
+                        multiply(
+                            a,
+                            stride,
+                            count,
+                            panel,
+                            groups,
+                            bias.unwrap_or(Start::ZERO),
+                            &mut sums,
+                            COLUMNS,
+                            scales,
+                        );
                         let width = outputs.min(self.width - first);
                         for (row, sums) in sums.chunks_exact(COLUMNS).take(count).enumerate() {
                             let at = at + row * self.width;
@@ -234,7 +261,7 @@ impl<E: Element> Deref for Lines<E> {
 
     fn deref(&self) -> &[E] {
         // SAFETY: the lines are at least `len` elements long and aligned for any of them, and every bit pattern is a
-        // valid element (f32 or a u16 of bits).
+        // valid element (f32, or a u16 or u8 of bits).
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }
@@ -248,6 +275,7 @@ impl<E: Element> DerefMut for Lines<E> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::int8::Int8;
     use super::super::tile::Bf16;
     use super::*;
 
@@ -320,6 +348,7 @@ mod tests {
         for (rows, inner, width) in [(1, 1, 1), (1, 64, 64), (7, 33, 70), (13, 48, 130), (200, 24, 96)] {
             check::<f32>(rows, inner, width, 1e-4);
             check::<Bf16>(rows, inner, width, 0.1);
+            check::<Int8>(rows, inner, width, 0.1);
         }
     }
 

@@ -1,7 +1,7 @@
 //! How fast the register tile can be: the roof that everything else is measured against.
 
 use super::matrix::Lines;
-use super::tile::{COLUMNS, Element, ROWS, Start, multiply};
+use super::tile::{COLUMNS, Element, ROWS, Scales, Start, multiply};
 use std::time::Instant;
 
 /// Floating-point operations per second of all threads together, with operands that stay in the nearest cache. Takes a fifth
@@ -13,6 +13,7 @@ pub(in crate::lm) fn peak<E: Element>() -> f64 {
     const TILES: usize = 400;
     const GROUPS: usize = 64;
     let depth = GROUPS * E::GROUP;
+    let scales = Scales { rows: &[1.0; ROWS], columns: &[1.0; COLUMNS], offsets: &[0; COLUMNS] };
     let per_thread = rayon::broadcast(|_| {
         let a = Lines::<E>::zeroed(ROWS * depth);
         let panel = Lines::<E>::zeroed(depth * COLUMNS);
@@ -20,7 +21,7 @@ pub(in crate::lm) fn peak<E: Element>() -> f64 {
         let mut round = || {
             let started = Instant::now();
             for _ in 0..TILES {
-                multiply(&a, depth, ROWS, &panel, GROUPS, Start::ZERO, &mut sums, COLUMNS);
+                multiply(&a, depth, ROWS, &panel, GROUPS, Start::ZERO, &mut sums, COLUMNS, scales);
                 std::hint::black_box(&mut sums);
             }
             started.elapsed().as_secs_f64()
