@@ -8,8 +8,8 @@ use super::Behavior;
 use super::judge::{Judge, JudgeIdentity, Labels, Mark, Unjudgeable};
 use super::windows::{Window, Windows};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Decoder, Message, Meter, Packed, Part, Precision, TextTokenizer};
-use candle_core::{Device, Tensor};
+use crate::lm::{Checkpoint, Message, Meter, Packed, Part, Precision, Scorer, TextTokenizer, load_scorer};
+use candle_core::Device;
 use std::path::PathBuf;
 
 /// What can be chosen about an [`LmJudge`].
@@ -57,14 +57,15 @@ impl LmJudgeSpec {
     }
 }
 
-/// Documents per call: a few batches' worth of ordinary web pages, so that little is lost when a run is killed.
-const DOCUMENTS_PER_CALL: usize = 16;
+/// About how many tokens of an ordinary web page go through the model. A call gets a batch's worth of such documents: little
+/// is lost when a run is killed, and one that is asked to stop does so within seconds.
+const TOKENS_OF_A_DOCUMENT: usize = 800;
 
 /// The judge, its model loaded.
 pub struct LmJudge {
     identity: JudgeIdentity,
     tokenizer: TextTokenizer,
-    decoder: Decoder,
+    model: Box<dyn Scorer>,
     meter: Meter,
     prompt: Prompt,
     window_tokens: usize,
@@ -89,7 +90,7 @@ impl LmJudge {
     /// Loads the model and prepares its prompts.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Exit::Usage`] for a model that cannot be used (see [`Checkpoint::open`], [`Decoder::load`]), a template
+    /// A [`Failure`] with [`Exit::Usage`] for a model that cannot be used (see [`Checkpoint::open`], [`load_scorer`]), a template
     /// without its two places, a tokenizer in which no single token says yes or no, and windows beyond the model's context.
     pub fn load(spec: &LmJudgeSpec) -> anyhow::Result<Self> {
         Self::of(&Checkpoint::open(&spec.model)?, spec)
@@ -114,11 +115,11 @@ impl LmJudge {
             revision: checkpoint.revision()?,
             prompt_hash: prompt_hash(&prompt, spec),
         };
-        let decoder = Decoder::load(checkpoint, &spec.device, spec.precision)?;
+        let model = load_scorer(checkpoint, &spec.device, spec.precision, longest)?;
         Ok(Self {
             identity,
             tokenizer,
-            decoder,
+            model,
             meter: Meter::default(),
             prompt,
             window_tokens: spec.window_tokens,
@@ -130,7 +131,7 @@ impl LmJudge {
 
     /// Measures from now on where the time goes.
     pub fn set_meter(&mut self, meter: Meter) {
-        self.decoder.set_meter(meter.clone());
+        self.model.set_meter(meter.clone());
         self.meter = meter;
     }
 
@@ -148,8 +149,7 @@ impl LmJudge {
         let tokens = self.tokenizer.encode(text)?;
         let mut batch = Batch::new(&self.prompt);
         batch.push(&self.prompt, 0, &tokens[..tokens.len().min(self.window_tokens)]);
-        let hidden = self.decoder.hidden(&batch.packed, &batch.ends)?;
-        let logits: Vec<Vec<f32>> = self.decoder.logits(&hidden)?.to_vec2()?;
+        let logits: Vec<Vec<f32>> = self.model.next_token_logits(&batch.packed, &batch.ends, None)?.to_vec2()?;
         let mut mass = [0.0; 4];
         for (mass, logits) in mass.iter_mut().zip(logits) {
             let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -163,9 +163,7 @@ impl LmJudge {
     /// Runs a batch and adds its scores to the documents they belong to.
     fn flush(&self, batch: &mut Batch, documents: &mut [Document]) -> anyhow::Result<()> {
         if !batch.owners.is_empty() {
-            let hidden = self.decoder.hidden(&batch.packed, &batch.ends)?;
-            let scores = self.scores(&hidden)?;
-            for (&owner, scores) in batch.owners.iter().zip(scores) {
+            for (&owner, scores) in batch.owners.iter().zip(self.scores(batch)?) {
                 documents[owner].add(scores, &self.thresholds);
             }
         }
@@ -173,9 +171,10 @@ impl LmJudge {
         Ok(())
     }
 
-    /// `(4 windows, H)` to one score per window and behavior.
-    fn scores(&self, hidden: &Tensor) -> anyhow::Result<Vec<[f32; 4]>> {
-        let logits: Vec<Vec<f32>> = self.decoder.logits_of(hidden, &self.prompt.answers)?.to_vec2()?;
+    /// One score per window and behavior.
+    fn scores(&self, batch: &Batch) -> anyhow::Result<Vec<[f32; 4]>> {
+        let logits = self.model.next_token_logits(&batch.packed, &batch.ends, Some(&self.prompt.answers))?;
+        let logits: Vec<Vec<f32>> = logits.to_vec2()?;
         let yes: Vec<f32> = logits.iter().map(|logits| share_of_first(logits, self.prompt.yes_count)).collect();
         Ok(yes.as_chunks().0.to_vec())
     }
@@ -187,7 +186,7 @@ impl Judge for LmJudge {
     }
 
     fn batch_size(&self) -> usize {
-        DOCUMENTS_PER_CALL
+        (self.batch_tokens / TOKENS_OF_A_DOCUMENT).max(1)
     }
 
     fn judge(&mut self, texts: &[&str]) -> anyhow::Result<Vec<Result<Labels, Unjudgeable>>> {

@@ -11,17 +11,20 @@ use candle_core::Tensor;
 use memmap2::Mmap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// An opened model. Opening reads headers only; tensors are read when asked for.
+/// An opened model. Opening reads headers only; tensors are read when asked for. Clones share what is opened.
+#[derive(Clone)]
 pub struct Checkpoint {
     path: PathBuf,
     config: ModelConfig,
     source: Source,
 }
 
+#[derive(Clone)]
 enum Source {
-    Folder(Folder),
-    Gguf(Box<Gguf>),
+    Folder(Arc<Folder>),
+    Gguf(Arc<Gguf>),
     /// No file at all: random weights.
     Shape,
 }
@@ -34,10 +37,10 @@ impl Checkpoint {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let (config, source) = if path.is_dir() {
             let folder = Folder::open(path)?;
-            (ModelConfig::from_json(&folder.read_text("config.json")?)?, Source::Folder(folder))
+            (ModelConfig::from_json(&folder.read_text("config.json")?)?, Source::Folder(Arc::new(folder)))
         } else if path.is_file() {
             let gguf = Gguf::open(path)?;
-            (gguf.config()?, Source::Gguf(Box::new(gguf)))
+            (gguf.config()?, Source::Gguf(Arc::new(gguf)))
         } else {
             return Err(Failure::new(Exit::Usage, format!("no model at `{}`", path.display()))
                 .hint("give a Hugging Face folder (config.json, model.safetensors, tokenizer.json) or a .gguf file")
@@ -85,6 +88,19 @@ impl Checkpoint {
             Source::Shape => Ok(shape::tensor(name, shape)?),
         }?;
         Ok(tensor)
+    }
+
+    /// Whether a folder's weights have a tensor of this name.
+    pub(super) fn has_tensor(&self, name: &str) -> bool {
+        matches!(&self.source, Source::Folder(folder) if folder.has_tensor(name))
+    }
+
+    /// A folder's `config.json`.
+    pub(super) fn config_json(&self) -> anyhow::Result<String> {
+        match &self.source {
+            Source::Folder(folder) => folder.read_text("config.json"),
+            _ => anyhow::bail!("`{}` has no `config.json`", self.name()),
+        }
     }
 
     /// A hash over the contents of every file that shapes what the model answers: weights, configuration, tokenizer.

@@ -35,6 +35,15 @@ impl Decoder {
                 .hint("use `--device cpu`")
                 .into());
         }
+        if !checkpoint.config().architecture.decoded() {
+            let name = checkpoint.config().architecture.name();
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("models of architecture `{name}` can judge and nothing else"),
+            )
+            .hint("the decoder implements `llama`, `mistral`, `qwen2` and `qwen3`")
+            .into());
+        }
         if !precision.usable() {
             return Err(Failure::new(Exit::Usage, format!("this processor cannot multiply in {precision:?}"))
                 .hint("use f32")

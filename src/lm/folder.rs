@@ -63,6 +63,10 @@ impl Folder {
         Ok(Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?)
     }
 
+    pub(super) fn has_tensor(&self, name: &str) -> bool {
+        self.shards.iter().any(|shard| shard.header.info(name).is_some())
+    }
+
     pub(super) fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
         let path = self.path.join("tokenizer.json");
         if !path.is_file() {

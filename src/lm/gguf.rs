@@ -42,6 +42,10 @@ impl Gguf {
         let metadata = Metadata { path: &self.path, content: &self.content };
         let name = metadata.text("general.architecture")?;
         let architecture = Architecture::parse(name)?;
+        if !architecture.decoded() {
+            let message = format!("models of architecture `{name}` are not read from a GGUF");
+            return Err(Failure::new(Exit::Usage, message).hint("give its Hugging Face folder").into());
+        }
         let key = |suffix: &str| format!("{name}.{suffix}");
         if metadata.optional_size(&key("expert_count"))?.unwrap_or(0) > 0 {
             return Err(Failure::new(Exit::Usage, format!("`{}` is a mixture of experts", self.path.display()))
