@@ -176,6 +176,9 @@ pub struct BenchJudge {
     /// The numbers that matrix products multiply
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
+    /// Read each layer anew for every batch in place of holding all of them
+    #[arg(long)]
+    pub kept: bool,
     /// A Parquet or JSONL file with a column `text`
     #[arg(long, value_name = "FILE")]
     pub docs: PathBuf,

@@ -4,7 +4,6 @@
 //! [`TextTokenizer`] and [`ChatTemplate`] make the tokens. Invariants: nothing here knows a stage, a judge or a run
 //! folder, and a sequence's result does not depend on what else is packed with it.
 
-mod allocator;
 mod chat;
 mod checkpoint;
 mod config;
@@ -15,6 +14,7 @@ mod gguf;
 mod gguf_tokenizer;
 mod kernels;
 mod layer;
+mod memory;
 mod meter;
 mod ops;
 mod packed;
@@ -26,7 +26,7 @@ pub use chat::{ChatTemplate, Message};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::Decoder;
-pub use layer::Precision;
+pub use layer::{Precision, WeightStorage};
 pub use meter::{Meter, Part};
 pub use packed::Packed;
 pub use scorer::{Scorer, load_scorer};

@@ -8,7 +8,9 @@ use super::Behavior;
 use super::judge::{Judge, JudgeIdentity, Labels, Mark, Unjudgeable};
 use super::windows::{Window, Windows};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Message, Meter, Packed, Part, Precision, Scorer, TextTokenizer, load_scorer};
+use crate::lm::{
+    Checkpoint, Message, Meter, Packed, Part, Precision, Scorer, TextTokenizer, WeightStorage, load_scorer,
+};
 use candle_core::Device;
 use std::path::PathBuf;
 
@@ -32,6 +34,8 @@ pub struct LmJudgeSpec {
     pub device: Device,
     /// The numbers that the model multiplies; f32 is exact, bf16 twice as fast where the processor has it.
     pub precision: Precision,
+    /// How the layers' weights are held. Changes speed and memory, not labels.
+    pub weights: WeightStorage,
 }
 
 impl LmJudgeSpec {
@@ -53,6 +57,7 @@ impl LmJudgeSpec {
             thresholds: [0.5; 4],
             device: Device::Cpu,
             precision: Precision::F32,
+            weights: WeightStorage::Widened,
         }
     }
 }
@@ -115,7 +120,7 @@ impl LmJudge {
             revision: checkpoint.revision()?,
             prompt_hash: prompt_hash(&prompt, spec),
         };
-        let model = load_scorer(checkpoint, &spec.device, spec.precision, longest)?;
+        let model = load_scorer(checkpoint, &spec.device, spec.precision, spec.weights, longest)?;
         Ok(Self {
             identity,
             tokenizer,

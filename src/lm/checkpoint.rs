@@ -9,6 +9,8 @@ use super::tokenizer::TextTokenizer;
 use crate::error::{Exit, Failure};
 use candle_core::Tensor;
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,13 +115,16 @@ impl Checkpoint {
         };
         let mut hasher = blake3::Hasher::new();
         for file in files {
-            let bytes = map_file(&file)?;
+            let fail =
+                |error: std::io::Error| Failure::new(Exit::Usage, format!("cannot read `{}`: {error}", file.display()));
+            let mut content = File::open(&file).map_err(fail)?;
             // A GGUF may be renamed at will; a folder's files have their fixed names.
             if matches!(self.source, Source::Folder(_)) {
                 hasher.update(file.file_name().unwrap_or_default().as_encoded_bytes());
             }
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(&bytes);
+            hasher.update(&content.metadata().map_err(fail)?.len().to_le_bytes());
+            // Read and not mapped, so that the file does not count as this process's memory.
+            hasher.update_reader(&mut content).map_err(fail)?;
         }
         Ok(hasher.finalize().to_hex()[..32].to_owned())
     }
@@ -133,6 +138,16 @@ pub(super) fn map_file(path: &Path) -> anyhow::Result<Mmap> {
     // cuts the file short while it is mapped would end this one with SIGBUS; model files are not written in place.
     let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
     Ok(map)
+}
+
+/// Lets go of mapped pages that have been read; whoever needs them again finds them in the system's cache or on disk.
+pub(super) fn release(map: &Mmap, start: usize, len: usize) {
+    // SAFETY: the mapping is of a file and read-only, so that its pages come back with the same content. That the system
+    // may not follow the advice changes nothing.
+    #[cfg(unix)]
+    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, len) };
+    #[cfg(not(unix))]
+    let _ = (map, start, len);
 }
 
 /// The error of a file that ends early or contradicts itself.

@@ -112,6 +112,18 @@ impl ModelConfig {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
 
+    /// Numbers in the embedding, and in the head if that is another matrix.
+    pub fn embedding_size(&self) -> u64 {
+        let matrices = if self.tied_head { 1 } else { 2 };
+        matrices * (self.vocab_size * self.hidden_size) as u64
+    }
+
+    /// Weights in one layer's matrices.
+    pub fn layer_size(&self) -> u64 {
+        let attention = self.qkv_size() + self.num_heads * self.head_dim;
+        self.hidden_size as u64 * (attention + 3 * self.intermediate_size) as u64
+    }
+
     pub fn has_qk_norm(&self) -> bool {
         self.architecture == Architecture::Qwen3
     }

@@ -2,7 +2,8 @@
 
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
-use super::layer::{Layer, Precision, Projection, Projections, Weights};
+use super::layer::{Layer, Precision, Projection, Projections, WeightStorage, Weights};
+use super::memory::{check_fits, keep_freed_memory};
 use super::meter::{Meter, Part};
 use super::ops::{self, AttentionOptions, Heads};
 use super::packed::Packed;
@@ -15,7 +16,7 @@ pub struct Decoder {
     device: Device,
     /// `(V, H)`.
     embedding: Tensor,
-    layers: Vec<Layer>,
+    layers: Layers,
     final_norm: Tensor,
     /// `(V, H)`; `None` where the embedding serves.
     head: Option<Tensor>,
@@ -24,12 +25,30 @@ pub struct Decoder {
     meter: Meter,
 }
 
+/// A decoder's layers.
+enum Layers {
+    /// Read, all of them.
+    Widened(Vec<Layer>),
+    /// To be read from here when their turn comes.
+    Kept(Checkpoint),
+}
+
 impl Decoder {
     /// Reads every tensor of the model onto `device`, to multiply in `precision`.
     ///
     /// # Errors
     /// A [`Failure`] naming a tensor that is missing, misshapen or cut off, or the instructions that are lacking.
     pub fn load(checkpoint: &Checkpoint, device: &Device, precision: Precision) -> anyhow::Result<Self> {
+        Self::load_as(checkpoint, device, precision, WeightStorage::Widened)
+    }
+
+    /// [`Decoder::load`], with a choice of how layers are held.
+    pub fn load_as(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        precision: Precision,
+        storage: WeightStorage,
+    ) -> anyhow::Result<Self> {
         if !device.is_cpu() {
             return Err(Failure::new(Exit::Usage, "the decoder runs on the CPU only")
                 .hint("use `--device cpu`")
@@ -49,11 +68,25 @@ impl Decoder {
                 .hint("use f32")
                 .into());
         }
-        super::allocator::keep_freed_memory();
+        keep_freed_memory();
         let config = checkpoint.config().clone();
         let reader = Reader { checkpoint, device, precision };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let layers = (0..config.num_layers).map(|index| reader.layer(&config, index)).collect::<anyhow::Result<_>>()?;
+        let in_memory = if storage == WeightStorage::Kept { 1 } else { config.num_layers as u64 };
+        let layer = in_memory * config.layer_size() * precision.bytes();
+        check_fits(checkpoint, 4 * config.embedding_size() + layer)?;
+        // Kept or not, every layer is read once now: what is wrong with a model is said before any work.
+        let mut layers = Vec::new();
+        for index in 0..config.num_layers {
+            let layer = reader.layer(&config, index)?;
+            if storage == WeightStorage::Widened {
+                layers.push(layer);
+            }
+        }
+        let layers = match storage {
+            WeightStorage::Widened => Layers::Widened(layers),
+            WeightStorage::Kept => Layers::Kept(checkpoint.clone()),
+        };
         Ok(Self {
             embedding: reader.tensor("model.embed_tokens.weight", &[vocab, hidden])?,
             layers,
@@ -89,9 +122,18 @@ impl Decoder {
         }
         let (mut x, angles) = self.meter.time(Part::Embed, || self.embed(packed))?;
         let eps = self.config.rms_norm_eps;
-        for (index, layer) in self.layers.iter().enumerate() {
+        for index in 0..self.config.num_layers {
+            let read;
+            let layer = match &self.layers {
+                Layers::Widened(layers) => &layers[index],
+                Layers::Kept(checkpoint) => {
+                    let reader = Reader { checkpoint, device: &self.device, precision: self.precision };
+                    read = self.meter.time(Part::Embed, || reader.layer(&self.config, index))?;
+                    &read
+                }
+            };
             // In the last layer every row still gives keys and values, but only the rows asked for go on.
-            let queries = (index + 1 == self.layers.len()).then_some(rows);
+            let queries = (index + 1 == self.config.num_layers).then_some(rows);
             let options = AttentionOptions {
                 packed,
                 heads: self.heads(),

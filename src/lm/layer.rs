@@ -31,6 +31,15 @@ impl Precision {
         }
     }
 
+    /// What one weight takes.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+
     /// Whether this processor has the instructions for it.
     pub fn usable(self) -> bool {
         match self {
@@ -50,6 +59,17 @@ impl Precision {
             Self::Int8 => peak::<Int8>(),
         }
     }
+}
+
+/// How the decoder holds its layers' weights. It does not change results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightStorage {
+    /// All layers in memory, in the precision they multiply in.
+    #[default]
+    Widened,
+    /// As the file has them, mapped: each layer is read anew for every batch. Memory for one layer serves, whatever the model's
+    /// size; large batches make up for the reading.
+    Kept,
 }
 
 /// A weight of `(out, in)` and, where the model has it, a bias of `(out)`.

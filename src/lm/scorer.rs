@@ -3,7 +3,8 @@
 use super::checkpoint::Checkpoint;
 use super::decoder::Decoder;
 use super::foreign::Foreign;
-use super::layer::Precision;
+use super::layer::{Precision, WeightStorage};
+use super::memory::check_fits;
 use super::meter::Meter;
 use super::packed::Packed;
 use crate::error::{Exit, Failure};
@@ -45,15 +46,20 @@ pub fn load_scorer(
     checkpoint: &Checkpoint,
     device: &Device,
     precision: Precision,
+    storage: WeightStorage,
     positions: usize,
 ) -> anyhow::Result<Box<dyn Scorer>> {
     let architecture = checkpoint.config().architecture;
     if architecture.decoded() {
-        return Ok(Box::new(Decoder::load(checkpoint, device, precision)?));
+        return Ok(Box::new(Decoder::load_as(checkpoint, device, precision, storage)?));
     }
-    if precision != Precision::F32 {
-        let message = format!("models of architecture `{}` are judges in f32 only", architecture.name());
-        return Err(Failure::new(Exit::Usage, message).hint("use f32").into());
+    if (precision, storage) != (Precision::F32, WeightStorage::Widened) {
+        let message =
+            format!("models of architecture `{}` are judges in f32 and with widened weights only", architecture.name());
+        return Err(Failure::new(Exit::Usage, message).into());
     }
+    let config = checkpoint.config();
+    let layers = config.num_layers as u64 * config.layer_size();
+    check_fits(checkpoint, 4 * (config.embedding_size() + layers))?;
     Ok(Box::new(Foreign::load(checkpoint, device, positions)?))
 }

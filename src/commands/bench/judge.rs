@@ -9,7 +9,7 @@ use crate::commands::{print, print_json, run::check_device};
 use crate::data::document::{ColumnMap, Wanted};
 use crate::data::shard::{Format, ShardReader};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Meter, Part, Precision};
+use crate::lm::{Checkpoint, Meter, Part, Precision, WeightStorage};
 use anyhow::Context;
 use serde::Serialize;
 use std::fmt::Write;
@@ -76,6 +76,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
         max_windows: 1,
         batch_tokens: args.batch_tokens as usize,
         precision,
+        weights: if args.kept { WeightStorage::Kept } else { WeightStorage::Widened },
         ..LmJudgeSpec::new(args.model.clone().unwrap_or_default())
     };
 

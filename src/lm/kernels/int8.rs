@@ -14,8 +14,12 @@ pub(in crate::lm) struct Int8(pub u8);
 /// The largest magnitude a byte stands for.
 const MOST: f32 = 127.0;
 
+/// 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
 impl Int8 {
     /// The number a weight's byte stands for.
+    #[inline]
     fn signed(self) -> i32 {
         i32::from(self.0 as i8)
     }
@@ -25,8 +29,10 @@ impl Element for Int8 {
     const GROUP: usize = 4;
     const FLOAT: bool = false;
 
+    /// To nearest, ties to even.
+    #[inline]
     fn from_f32(x: f32) -> Self {
-        Self(x.round_ties_even().clamp(-MOST, MOST) as i8 as u8)
+        Self((x.clamp(-MOST, MOST) + ROUND).to_bits() as u8)
     }
 
     fn convert(out: &mut [Self], x: &[f32]) -> f32 {

@@ -143,6 +143,7 @@ pub(super) use by_rows;
 impl Element for f32 {
     const GROUP: usize = 1;
 
+    #[inline]
     fn from_f32(x: f32) -> Self {
         x
     }
@@ -186,6 +187,7 @@ impl Element for Bf16 {
     const GROUP: usize = 2;
 
     /// To nearest, ties to even.
+    #[inline]
     fn from_f32(x: f32) -> Self {
         let bits = x.to_bits();
         Bf16((bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16)

@@ -38,7 +38,7 @@ macro_rules! vectorised {
     )*};
 }
 
-use super::int8::Int8;
+use super::int8::{Int8, ROUND};
 use super::tile::{Bf16, Element};
 
 vectorised! {
@@ -103,8 +103,7 @@ vectorised! {
         let n = out.len().min(x.len());
         let (out, x) = (&mut out[..n], &x[..n]);
         for i in 0..n {
-            // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
-            out[i] = Int8((x[i] * inverse + (128.0 + 12_582_912.0)).to_bits() as u8);
+            out[i] = Int8((x[i] * inverse + (128.0 + ROUND)).to_bits() as u8);
         }
     }
 
@@ -208,8 +207,6 @@ fn total(lanes: &[f32; LANES]) -> f32 {
 /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 2^n by the exponent bits.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     let bounded = x.clamp(-87.3, 88.3);
     let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
