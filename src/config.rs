@@ -126,7 +126,8 @@ pub struct CueConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LmConfig {
-    /// A Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`. Llama and Qwen2 architectures.
+    /// A Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`. Architectures: `llama`, `mistral`, `qwen2`, `qwen3`,
+    /// and from a folder `gemma3_text` and `phi3`.
     pub model: String,
     /// A folder with prompts of your own: `document.txt` and one `<behavior>.txt` each. Missing files fall back to the embedded ones.
     pub prompts: Option<String>,
@@ -139,6 +140,10 @@ pub struct LmConfig {
     /// Tokens per forward pass. More uses more memory. It does not change labels.
     #[serde(default = "LmConfig::default_batch_tokens")]
     pub batch_tokens: usize,
+    /// Whether all layers stand in memory ready to multiply (`widened`) or the file's own, quantised or not, are read anew for
+    /// every batch (`kept`): slower, and in the memory of one layer. It does not change labels.
+    #[serde(default)]
+    pub weights: Weights,
     /// The probability from which a behavior counts as shown.
     #[serde(default)]
     pub thresholds: Thresholds,
@@ -151,6 +156,15 @@ impl LmConfig {
     fn default_batch_tokens() -> usize {
         4096
     }
+}
+
+/// How a local model's weights are held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weights {
+    #[default]
+    Widened,
+    Kept,
 }
 
 /// One probability threshold per behavior.

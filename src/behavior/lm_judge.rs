@@ -8,8 +8,10 @@ use super::Behavior;
 use super::judge::{Judge, JudgeIdentity, Labels, Mark, Unjudgeable};
 use super::windows::{Window, Windows};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Decoder, Message, Packed, Precision, TextTokenizer};
-use candle_core::{Device, Tensor};
+use crate::lm::{
+    Checkpoint, Message, Meter, Packed, Part, Precision, Scorer, TextTokenizer, WeightStorage, load_scorer,
+};
+use candle_core::Device;
 use std::path::PathBuf;
 
 /// What can be chosen about an [`LmJudge`].
@@ -32,6 +34,8 @@ pub struct LmJudgeSpec {
     pub device: Device,
     /// The numbers that the model multiplies; f32 is exact, bf16 twice as fast where the processor has it.
     pub precision: Precision,
+    /// How the layers' weights are held. Changes speed and memory, not labels.
+    pub weights: WeightStorage,
 }
 
 impl LmJudgeSpec {
@@ -53,18 +57,21 @@ impl LmJudgeSpec {
             thresholds: [0.5; 4],
             device: Device::Cpu,
             precision: Precision::F32,
+            weights: WeightStorage::Widened,
         }
     }
 }
 
-/// Documents per call: a few batches' worth of ordinary web pages, so that little is lost when a run is killed.
-const DOCUMENTS_PER_CALL: usize = 16;
+/// About how many tokens of an ordinary web page go through the model. A call gets a batch's worth of such documents: little
+/// is lost when a run is killed, and one that is asked to stop does so within seconds.
+const TOKENS_OF_A_DOCUMENT: usize = 800;
 
 /// The judge, its model loaded.
 pub struct LmJudge {
     identity: JudgeIdentity,
     tokenizer: TextTokenizer,
-    decoder: Decoder,
+    model: Box<dyn Scorer>,
+    meter: Meter,
     prompt: Prompt,
     window_tokens: usize,
     max_windows: usize,
@@ -75,7 +82,9 @@ pub struct LmJudge {
 /// The tokens around a document.
 struct Prompt {
     before: Vec<u32>,
-    /// Per behavior: what follows the document, its question and the start of the answer.
+    /// What follows the document and is the same for all behaviors.
+    between: Vec<u32>,
+    /// Per behavior: what follows that, the rest of its question and the start of the answer.
     after: [Vec<u32>; 4],
     /// The tokens that say yes, then those that say no.
     answers: Vec<u32>,
@@ -86,10 +95,14 @@ impl LmJudge {
     /// Loads the model and prepares its prompts.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Exit::Usage`] for a model that cannot be used (see [`Checkpoint::open`], [`Decoder::load`]), a template
+    /// A [`Failure`] with [`Exit::Usage`] for a model that cannot be used (see [`Checkpoint::open`], [`load_scorer`]), a template
     /// without its two places, a tokenizer in which no single token says yes or no, and windows beyond the model's context.
     pub fn load(spec: &LmJudgeSpec) -> anyhow::Result<Self> {
-        let checkpoint = Checkpoint::open(&spec.model)?;
+        Self::of(&Checkpoint::open(&spec.model)?, spec)
+    }
+
+    /// [`LmJudge::load`] of an opened model, whatever path `spec` has.
+    pub fn of(checkpoint: &Checkpoint, spec: &LmJudgeSpec) -> anyhow::Result<Self> {
         let tokenizer = checkpoint.tokenizer()?;
         let prompt = Prompt::new(&tokenizer, &spec.template, &spec.questions)?;
         let longest = prompt.before.len() + spec.window_tokens + prompt.longest_question();
@@ -107,11 +120,12 @@ impl LmJudge {
             revision: checkpoint.revision()?,
             prompt_hash: prompt_hash(&prompt, spec),
         };
-        let decoder = Decoder::load(&checkpoint, &spec.device, spec.precision)?;
+        let model = load_scorer(checkpoint, &spec.device, spec.precision, spec.weights, longest)?;
         Ok(Self {
             identity,
             tokenizer,
-            decoder,
+            model,
+            meter: Meter::default(),
             prompt,
             window_tokens: spec.window_tokens,
             max_windows: spec.max_windows,
@@ -120,14 +134,27 @@ impl LmJudge {
         })
     }
 
+    /// Measures from now on where the time goes.
+    pub fn set_meter(&mut self, meter: Meter) {
+        self.model.set_meter(meter.clone());
+        self.meter = meter;
+    }
+
+    /// How many tokens a document's four questions would take as four plain prompts per window, the way a judge reads them
+    /// that does not share the document.
+    pub fn plain_prompt_tokens(&self, labels: &Labels) -> u64 {
+        let after: usize = self.prompt.after.iter().map(Vec::len).sum();
+        let around = 4 * (self.prompt.before.len() + self.prompt.between.len()) + after;
+        4 * labels.tokens_read + u64::from(labels.windows) * around as u64
+    }
+
     /// How much of the model's next-token probability falls on the answers at all, per behavior, for one text. Near 1
     /// the model has understood that it is asked; near 0 its scores mean little.
     pub fn answer_mass(&self, text: &str) -> anyhow::Result<[f32; 4]> {
         let tokens = self.tokenizer.encode(text)?;
         let mut batch = Batch::new(&self.prompt);
         batch.push(&self.prompt, 0, &tokens[..tokens.len().min(self.window_tokens)]);
-        let hidden = self.decoder.hidden(&batch.packed, &batch.ends)?;
-        let logits: Vec<Vec<f32>> = self.decoder.logits(&hidden)?.to_vec2()?;
+        let logits: Vec<Vec<f32>> = self.model.next_token_logits(&batch.packed, &batch.ends, None)?.to_vec2()?;
         let mut mass = [0.0; 4];
         for (mass, logits) in mass.iter_mut().zip(logits) {
             let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -141,9 +168,7 @@ impl LmJudge {
     /// Runs a batch and adds its scores to the documents they belong to.
     fn flush(&self, batch: &mut Batch, documents: &mut [Document]) -> anyhow::Result<()> {
         if !batch.owners.is_empty() {
-            let hidden = self.decoder.hidden(&batch.packed, &batch.ends)?;
-            let scores = self.scores(&hidden)?;
-            for (&owner, scores) in batch.owners.iter().zip(scores) {
+            for (&owner, scores) in batch.owners.iter().zip(self.scores(batch)?) {
                 documents[owner].add(scores, &self.thresholds);
             }
         }
@@ -151,9 +176,10 @@ impl LmJudge {
         Ok(())
     }
 
-    /// `(4 windows, H)` to one score per window and behavior.
-    fn scores(&self, hidden: &Tensor) -> anyhow::Result<Vec<[f32; 4]>> {
-        let logits: Vec<Vec<f32>> = self.decoder.logits_of(hidden, &self.prompt.answers)?.to_vec2()?;
+    /// One score per window and behavior.
+    fn scores(&self, batch: &Batch) -> anyhow::Result<Vec<[f32; 4]>> {
+        let logits = self.model.next_token_logits(&batch.packed, &batch.ends, Some(&self.prompt.answers))?;
+        let logits: Vec<Vec<f32>> = logits.to_vec2()?;
         let yes: Vec<f32> = logits.iter().map(|logits| share_of_first(logits, self.prompt.yes_count)).collect();
         Ok(yes.as_chunks().0.to_vec())
     }
@@ -165,7 +191,7 @@ impl Judge for LmJudge {
     }
 
     fn batch_size(&self) -> usize {
-        DOCUMENTS_PER_CALL
+        (self.batch_tokens / TOKENS_OF_A_DOCUMENT).max(1)
     }
 
     fn judge(&mut self, texts: &[&str]) -> anyhow::Result<Vec<Result<Labels, Unjudgeable>>> {
@@ -175,7 +201,8 @@ impl Judge for LmJudge {
             if documents[owner].problem.is_some() {
                 continue;
             }
-            for window in Windows::new(&self.tokenizer, text, self.window_tokens) {
+            let mut windows = Windows::new(&self.tokenizer, text, self.window_tokens);
+            while let Some(window) = self.meter.time(Part::Tokenise, || windows.next()) {
                 let window = window?;
                 let group = window.tokens.len() + self.prompt.questions_len();
                 if !batch.owners.is_empty() && batch.packed.len() + group > self.batch_tokens {
@@ -213,8 +240,9 @@ impl Batch {
 
     fn push(&mut self, prompt: &Prompt, owner: usize, tokens: &[u32]) {
         let document = self.packed.push(Some(self.before), tokens);
+        let between = self.packed.push(Some(document), &prompt.between);
         for after in &prompt.after {
-            let question = self.packed.push(Some(document), after);
+            let question = self.packed.push(Some(between), after);
             self.ends.extend(self.packed.last_row(question));
         }
         self.owners.push(owner);
@@ -281,6 +309,7 @@ impl Prompt {
         let (between, tail) = split_once(rest, QUESTION, "{question}")?;
         let mut prompt = Self {
             before: [start, tokenizer.encode_markup(before)?].concat(),
+            between: Vec::new(),
             after: Default::default(),
             answers: single_tokens(tokenizer, &["yes", "Yes", "YES", " yes", " Yes", " YES"])?,
             yes_count: 0,
@@ -293,6 +322,7 @@ impl Prompt {
             }
             prompt.after[behavior.index()] = after;
         }
+        prompt.between = take_common_start(&mut prompt.after);
         prompt.yes_count = prompt.answers.len();
         prompt.answers.extend(single_tokens(tokenizer, &["no", "No", "NO", " no", " No", " NO"])?);
         Ok(prompt)
@@ -300,12 +330,24 @@ impl Prompt {
 
     /// Tokens that all four questions add to a window.
     fn questions_len(&self) -> usize {
-        self.after.iter().map(Vec::len).sum()
+        self.between.len() + self.after.iter().map(Vec::len).sum::<usize>()
     }
 
     fn longest_question(&self) -> usize {
-        self.after.iter().map(Vec::len).max().unwrap_or(0)
+        self.between.len() + self.after.iter().map(Vec::len).max().unwrap_or(0)
     }
+}
+
+/// Takes off what all four begin with, and leaves each at least its last token.
+fn take_common_start(after: &mut [Vec<u32>; 4]) -> Vec<u32> {
+    let shortest = after.iter().map(Vec::len).min().unwrap_or(0);
+    let same = |at: &usize| after.iter().all(|tokens| tokens[*at] == after[0][*at]);
+    let common = (0..shortest.saturating_sub(1)).take_while(same).count();
+    let start = after[0][..common].to_vec();
+    for tokens in after {
+        tokens.drain(..common);
+    }
+    start
 }
 
 /// Splits at the only occurrence of `mark`, which stands for `place`.
@@ -348,7 +390,7 @@ fn prompt_hash(prompt: &Prompt, spec: &LmJudgeSpec) -> String {
         }
     };
     numbers(&prompt.before);
-    prompt.after.iter().for_each(|after| numbers(after));
+    prompt.after.iter().for_each(|after| numbers(&[&prompt.between[..], after].concat()));
     numbers(&prompt.answers);
     numbers(&[spec.precision as u32, prompt.yes_count as u32, spec.window_tokens as u32, spec.max_windows as u32]);
     numbers(&spec.thresholds.map(f32::to_bits));
@@ -383,6 +425,23 @@ mod tests {
         let mut document = Document::new("text");
         document.add([0.0, f32::NAN, 0.0, 0.0], &[0.5; 4]);
         assert_eq!(document.finish().unwrap_err().0, "the model's answer is not a number");
+    }
+
+    #[test]
+    fn questions_share_how_they_begin() {
+        let check = |questions: [&[u32]; 4], expect: &[u32]| {
+            let mut after = questions.map(<[u32]>::to_vec);
+            let start = take_common_start(&mut after);
+            assert_eq!(start, expect);
+            for (rest, whole) in after.iter().zip(questions) {
+                assert!(!rest.is_empty());
+                assert_eq!([&start[..], rest].concat(), whole);
+            }
+        };
+        check([&[1, 2, 3, 9], &[1, 2, 4], &[1, 2, 3], &[1, 2, 3]], &[1, 2]);
+        check([&[1, 2], &[1, 2], &[1, 2], &[1, 2, 3]], &[1]);
+        check([&[1], &[1, 2], &[1, 2], &[1, 2]], &[]);
+        check([&[1], &[2], &[3], &[4]], &[]);
     }
 
     #[test]

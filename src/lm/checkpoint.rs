@@ -4,23 +4,31 @@
 use super::config::ModelConfig;
 use super::folder::Folder;
 use super::gguf::Gguf;
+use super::shape;
 use super::tokenizer::TextTokenizer;
 use crate::error::{Exit, Failure};
 use candle_core::Tensor;
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// An opened model. Opening reads headers only; tensors are read when asked for.
+/// An opened model. Opening reads headers only; tensors are read when asked for. Clones share what is opened.
+#[derive(Clone)]
 pub struct Checkpoint {
     path: PathBuf,
     config: ModelConfig,
     source: Source,
 }
 
+#[derive(Clone)]
 enum Source {
-    Folder(Folder),
-    Gguf(Box<Gguf>),
+    Folder(Arc<Folder>),
+    Gguf(Arc<Gguf>),
+    /// No file at all: random weights.
+    Shape,
 }
 
 impl Checkpoint {
@@ -31,16 +39,25 @@ impl Checkpoint {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let (config, source) = if path.is_dir() {
             let folder = Folder::open(path)?;
-            (ModelConfig::from_json(&folder.read_text("config.json")?)?, Source::Folder(folder))
+            (ModelConfig::from_json(&folder.read_text("config.json")?)?, Source::Folder(Arc::new(folder)))
         } else if path.is_file() {
             let gguf = Gguf::open(path)?;
-            (gguf.config()?, Source::Gguf(Box::new(gguf)))
+            (gguf.config()?, Source::Gguf(Arc::new(gguf)))
         } else {
             return Err(Failure::new(Exit::Usage, format!("no model at `{}`", path.display()))
                 .hint("give a Hugging Face folder (config.json, model.safetensors, tokenizer.json) or a .gguf file")
                 .into());
         };
         Ok(Self { path: path.to_owned(), config, source })
+    }
+
+    /// A model of a published shape (`smollm2-135m`, `qwen2.5-7b`, …) with random weights and a tokenizer of four characters a
+    /// token, for measuring speed.
+    ///
+    /// # Errors
+    /// A [`Failure`] for a shape that is not known.
+    pub fn random(shape: &str) -> anyhow::Result<Self> {
+        Ok(Self { path: PathBuf::from(shape), config: shape::config(shape)?, source: Source::Shape })
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -58,6 +75,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.tokenizer(),
             Source::Gguf(gguf) => gguf.tokenizer(),
+            Source::Shape => shape::tokenizer(),
         }
     }
 
@@ -69,8 +87,22 @@ impl Checkpoint {
         let tensor = match &self.source {
             Source::Folder(folder) => folder.tensor(name, shape),
             Source::Gguf(gguf) => gguf.tensor(name, shape, &self.config),
+            Source::Shape => Ok(shape::tensor(name, shape)?),
         }?;
         Ok(tensor)
+    }
+
+    /// Whether a folder's weights have a tensor of this name.
+    pub(super) fn has_tensor(&self, name: &str) -> bool {
+        matches!(&self.source, Source::Folder(folder) if folder.has_tensor(name))
+    }
+
+    /// A folder's `config.json`.
+    pub(super) fn config_json(&self) -> anyhow::Result<String> {
+        match &self.source {
+            Source::Folder(folder) => folder.read_text("config.json"),
+            _ => anyhow::bail!("`{}` has no `config.json`", self.name()),
+        }
     }
 
     /// A hash over the contents of every file that shapes what the model answers: weights, configuration, tokenizer.
@@ -79,16 +111,20 @@ impl Checkpoint {
         let files = match &self.source {
             Source::Folder(folder) => folder.files(),
             Source::Gguf(_) => vec![self.path.clone()],
+            Source::Shape => Vec::new(),
         };
         let mut hasher = blake3::Hasher::new();
         for file in files {
-            let bytes = map_file(&file)?;
+            let fail =
+                |error: std::io::Error| Failure::new(Exit::Usage, format!("cannot read `{}`: {error}", file.display()));
+            let mut content = File::open(&file).map_err(fail)?;
             // A GGUF may be renamed at will; a folder's files have their fixed names.
             if matches!(self.source, Source::Folder(_)) {
                 hasher.update(file.file_name().unwrap_or_default().as_encoded_bytes());
             }
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(&bytes);
+            hasher.update(&content.metadata().map_err(fail)?.len().to_le_bytes());
+            // Read and not mapped, so that the file does not count as this process's memory.
+            hasher.update_reader(&mut content).map_err(fail)?;
         }
         Ok(hasher.finalize().to_hex()[..32].to_owned())
     }
@@ -102,6 +138,16 @@ pub(super) fn map_file(path: &Path) -> anyhow::Result<Mmap> {
     // cuts the file short while it is mapped would end this one with SIGBUS; model files are not written in place.
     let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
     Ok(map)
+}
+
+/// Lets go of mapped pages that have been read; whoever needs them again finds them in the system's cache or on disk.
+pub(super) fn release(map: &Mmap, start: usize, len: usize) {
+    // SAFETY: the mapping is of a file and read-only, so that its pages come back with the same content. That the system
+    // may not follow the advice changes nothing.
+    #[cfg(unix)]
+    let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, len) };
+    #[cfg(not(unix))]
+    let _ = (map, start, len);
 }
 
 /// The error of a file that ends early or contradicts itself.

@@ -6,28 +6,51 @@
 use crate::error::{Exit, Failure};
 use serde_json::{Map, Value};
 
-/// A model family that the decoder implements. They differ in biases, in q/k norms and in defaults.
+/// A model family. Those that the decoder implements differ in biases, in q/k norms and in defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// Llama 1–3.x, SmolLM2, TinyLlama and others of that shape.
     Llama,
+    /// Mistral: a Llama whose every layer may slide a window.
+    Mistral,
     /// Qwen2 and Qwen2.5: biases on q, k and v.
     Qwen2,
     /// Qwen3: RMSNorm over each head of q and k.
     Qwen3,
+    /// Gemma 3's language model, by candle-transformers.
+    Gemma3,
+    /// Phi-3, by candle-transformers.
+    Phi3,
 }
 
 impl Architecture {
-    /// `llama`, `qwen2`, `qwen3`, as `model_type` in config.json and `general.architecture` in a GGUF have it.
+    /// As `model_type` in config.json and `general.architecture` in a GGUF have it.
     pub(crate) fn parse(name: &str) -> anyhow::Result<Self> {
-        match name {
-            "llama" => Ok(Self::Llama),
-            "qwen2" => Ok(Self::Qwen2),
-            "qwen3" => Ok(Self::Qwen3),
-            other => Err(Failure::new(Exit::Usage, format!("the model's architecture `{other}` is not supported"))
-                .hint("supported: `llama`, `qwen2`, `qwen3`")
-                .into()),
+        Self::ALL.into_iter().find(|architecture| architecture.name() == name).ok_or_else(|| {
+            let supported: Vec<String> = Self::ALL.iter().map(|known| format!("`{}`", known.name())).collect();
+            Failure::new(Exit::Usage, format!("the model's architecture `{name}` is not supported"))
+                .hint(format!("supported: {}", supported.join(", ")))
+                .into()
+        })
+    }
+
+    const ALL: [Self; 6] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Gemma3, Self::Phi3];
+
+    /// `model_type` in config.json.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Gemma3 => "gemma3_text",
+            Self::Phi3 => "phi3",
         }
+    }
+
+    /// Whether [`Decoder`](super::Decoder) implements it.
+    pub fn decoded(self) -> bool {
+        !matches!(self, Self::Gemma3 | Self::Phi3)
     }
 }
 
@@ -89,6 +112,18 @@ impl ModelConfig {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
 
+    /// Numbers in the embedding, and in the head if that is another matrix.
+    pub fn embedding_size(&self) -> u64 {
+        let matrices = if self.tied_head { 1 } else { 2 };
+        matrices * (self.vocab_size * self.hidden_size) as u64
+    }
+
+    /// Weights in one layer's matrices.
+    pub fn layer_size(&self) -> u64 {
+        let attention = self.qkv_size() + self.num_heads * self.head_dim;
+        self.hidden_size as u64 * (attention + 3 * self.intermediate_size) as u64
+    }
+
     pub fn has_qk_norm(&self) -> bool {
         self.architecture == Architecture::Qwen3
     }
@@ -134,7 +169,7 @@ impl ModelConfig {
             qkv_bias: architecture == Architecture::Qwen2 || llama_bias,
             output_bias: architecture != Architecture::Qwen2 && llama_bias,
             mlp_bias: json.flag_or("mlp_bias", false)?,
-            windows: json.windows(num_layers)?,
+            windows: json.windows(architecture, num_layers)?,
             end_tokens: json.end_tokens()?,
         };
         config.check()?;
@@ -291,8 +326,9 @@ impl<'a> Json<'a> {
         Ok((theta, rule))
     }
 
-    /// Which layers slide a window: `layer_types` where it is given, else `use_sliding_window` from `max_window_layers` on.
-    fn windows(&self, num_layers: usize) -> anyhow::Result<Vec<Option<usize>>> {
+    /// Which layers slide a window: `layer_types` where it is given, else `use_sliding_window` from `max_window_layers` on, or all
+    /// of a Mistral's.
+    fn windows(&self, architecture: Architecture, num_layers: usize) -> anyhow::Result<Vec<Option<usize>>> {
         let window = self.optional_size("sliding_window")?;
         if let Some(types) = self.read("layer_types", "a list", Value::as_array)? {
             if types.len() != num_layers {
@@ -308,6 +344,9 @@ impl<'a> Json<'a> {
                     }
                 })
                 .collect();
+        }
+        if architecture == Architecture::Mistral {
+            return Ok(vec![window; num_layers]);
         }
         let first = self.size_or("max_window_layers", num_layers)?;
         let slides = self.flag_or("use_sliding_window", false)?;

@@ -2,7 +2,9 @@
 
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
-use super::layer::{Layer, Precision, Projection, Projections, Weights};
+use super::layer::{Layer, Precision, Projection, Projections, WeightStorage, Weights};
+use super::memory::{check_fits, keep_freed_memory};
+use super::meter::{Meter, Part};
 use super::ops::{self, AttentionOptions, Heads};
 use super::packed::Packed;
 use crate::error::{Exit, Failure};
@@ -14,12 +16,21 @@ pub struct Decoder {
     device: Device,
     /// `(V, H)`.
     embedding: Tensor,
-    layers: Vec<Layer>,
+    layers: Layers,
     final_norm: Tensor,
     /// `(V, H)`; `None` where the embedding serves.
     head: Option<Tensor>,
     rope_frequencies: Vec<f32>,
     precision: Precision,
+    meter: Meter,
+}
+
+/// A decoder's layers.
+enum Layers {
+    /// Read, all of them.
+    Widened(Vec<Layer>),
+    /// To be read from here when their turn comes.
+    Kept(Checkpoint),
 }
 
 impl Decoder {
@@ -28,20 +39,54 @@ impl Decoder {
     /// # Errors
     /// A [`Failure`] naming a tensor that is missing, misshapen or cut off, or the instructions that are lacking.
     pub fn load(checkpoint: &Checkpoint, device: &Device, precision: Precision) -> anyhow::Result<Self> {
+        Self::load_as(checkpoint, device, precision, WeightStorage::Widened)
+    }
+
+    /// [`Decoder::load`], with a choice of how layers are held.
+    pub fn load_as(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        precision: Precision,
+        storage: WeightStorage,
+    ) -> anyhow::Result<Self> {
         if !device.is_cpu() {
             return Err(Failure::new(Exit::Usage, "the decoder runs on the CPU only")
                 .hint("use `--device cpu`")
                 .into());
+        }
+        if !checkpoint.config().architecture.decoded() {
+            let name = checkpoint.config().architecture.name();
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("models of architecture `{name}` can judge and nothing else"),
+            )
+            .hint("the decoder implements `llama`, `mistral`, `qwen2` and `qwen3`")
+            .into());
         }
         if !precision.usable() {
             return Err(Failure::new(Exit::Usage, format!("this processor cannot multiply in {precision:?}"))
                 .hint("use f32")
                 .into());
         }
+        keep_freed_memory();
         let config = checkpoint.config().clone();
         let reader = Reader { checkpoint, device, precision };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let layers = (0..config.num_layers).map(|index| reader.layer(&config, index)).collect::<anyhow::Result<_>>()?;
+        let in_memory = if storage == WeightStorage::Kept { 1 } else { config.num_layers as u64 };
+        let layer = in_memory * config.layer_size() * precision.bytes();
+        check_fits(checkpoint, 4 * config.embedding_size() + layer)?;
+        // Kept or not, every layer is read once now: what is wrong with a model is said before any work.
+        let mut layers = Vec::new();
+        for index in 0..config.num_layers {
+            let layer = reader.layer(&config, index)?;
+            if storage == WeightStorage::Widened {
+                layers.push(layer);
+            }
+        }
+        let layers = match storage {
+            WeightStorage::Widened => Layers::Widened(layers),
+            WeightStorage::Kept => Layers::Kept(checkpoint.clone()),
+        };
         Ok(Self {
             embedding: reader.tensor("model.embed_tokens.weight", &[vocab, hidden])?,
             layers,
@@ -50,12 +95,18 @@ impl Decoder {
             rope_frequencies: config.rope_frequencies(),
             device: device.clone(),
             precision,
+            meter: Meter::default(),
             config,
         })
     }
 
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Measures from now on what [`Decoder::hidden`] and the logits take.
+    pub fn set_meter(&mut self, meter: Meter) {
+        self.meter = meter;
     }
 
     /// The final hidden states, normed, of some rows of a packed batch: `(rows.len(), H)`.
@@ -69,13 +120,20 @@ impl Decoder {
             let message = format!("token {token} is beyond the model's vocabulary of {}", self.config.vocab_size);
             return Err(Failure::new(Exit::Usage, message).hint("the tokenizer belongs to another model").into());
         }
-        let ids = Tensor::from_slice(packed.tokens(), packed.len(), &self.device)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
-        let angles = self.angles(packed.positions())?;
+        let (mut x, angles) = self.meter.time(Part::Embed, || self.embed(packed))?;
         let eps = self.config.rms_norm_eps;
-        for (index, layer) in self.layers.iter().enumerate() {
+        for index in 0..self.config.num_layers {
+            let read;
+            let layer = match &self.layers {
+                Layers::Widened(layers) => &layers[index],
+                Layers::Kept(checkpoint) => {
+                    let reader = Reader { checkpoint, device: &self.device, precision: self.precision };
+                    read = self.meter.time(Part::Embed, || reader.layer(&self.config, index))?;
+                    &read
+                }
+            };
             // In the last layer every row still gives keys and values, but only the rows asked for go on.
-            let queries = (index + 1 == self.layers.len()).then_some(rows);
+            let queries = (index + 1 == self.config.num_layers).then_some(rows);
             let options = AttentionOptions {
                 packed,
                 heads: self.heads(),
@@ -83,21 +141,24 @@ impl Decoder {
                 head_norms: layer.head_norms.as_ref().map(|weights| (weights, eps)),
                 window: layer.window,
                 precision: self.precision,
+                meter: &self.meter,
             };
             x = layer.forward(&x, queries, &options, eps)?;
         }
-        Ok(ops::rms_norm(&x, &self.final_norm, eps)?)
+        Ok(self.meter.time(Part::Norm, || ops::rms_norm(&x, &self.final_norm, eps))?)
     }
 
     /// Logits of chosen tokens for hidden states of `(R, H)`: `(R, tokens.len())`.
     pub fn logits_of(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Tensor> {
-        let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
-        hidden.matmul(&self.head().index_select(&ids, 0)?.t()?)
+        self.meter.time(Part::Head, || {
+            let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
+            hidden.matmul(&self.head().index_select(&ids, 0)?.t()?)
+        })
     }
 
     /// Logits of the whole vocabulary: `(R, V)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        hidden.matmul(&self.head().t()?)
+        self.meter.time(Part::Head, || hidden.matmul(&self.head().t()?))
     }
 
     fn head(&self) -> &Tensor {
@@ -106,6 +167,12 @@ impl Decoder {
 
     fn heads(&self) -> Heads {
         Heads { query: self.config.num_heads, kv: self.config.num_kv_heads, dim: self.config.head_dim }
+    }
+
+    /// The first layer's input, `(T, H)`, and the angles of the positions.
+    fn embed(&self, packed: &Packed) -> Result<(Tensor, (Tensor, Tensor))> {
+        let ids = Tensor::from_slice(packed.tokens(), packed.len(), &self.device)?;
+        Ok((self.embedding.index_select(&ids, 0)?, self.angles(packed.positions())?))
     }
 
     /// Cosines and sines of every position's angles, each `(T, D / 2)`.

@@ -1,6 +1,6 @@
 //! A Hugging Face folder: `config.json`, one `model.safetensors` or several with an index, `tokenizer.json`.
 
-use super::checkpoint::{broken, check_shape, map_file, missing_tensor};
+use super::checkpoint::{broken, check_shape, map_file, missing_tensor, release};
 use super::tokenizer::TextTokenizer;
 use crate::error::{Exit, Failure};
 use candle_core::{DType, Device, Tensor};
@@ -60,7 +60,13 @@ impl Folder {
         // The header was checked against the file's length when it was opened, so the range lies inside.
         let (start, end) = info.data_offsets;
         let bytes = &shard.map[shard.data_start + start..shard.data_start + end];
-        Ok(Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?)
+        let tensor = Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?;
+        release(&shard.map, shard.data_start + start, bytes.len());
+        Ok(tensor)
+    }
+
+    pub(super) fn has_tensor(&self, name: &str) -> bool {
+        self.shards.iter().any(|shard| shard.header.info(name).is_some())
     }
 
     pub(super) fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {

@@ -4,7 +4,7 @@
 //! its rotary embedding can turn neighbours. The decoder turns halves, as transformers does, so the rows go back to
 //! their places here and nothing else needs to know.
 
-use super::checkpoint::{broken, check_shape, map_file, missing_tensor};
+use super::checkpoint::{broken, check_shape, map_file, missing_tensor, release};
 use super::config::{Architecture, ModelConfig, RopeScaling};
 use super::gguf_tokenizer;
 use super::tokenizer::TextTokenizer;
@@ -42,6 +42,10 @@ impl Gguf {
         let metadata = Metadata { path: &self.path, content: &self.content };
         let name = metadata.text("general.architecture")?;
         let architecture = Architecture::parse(name)?;
+        if !architecture.decoded() {
+            let message = format!("models of architecture `{name}` are not read from a GGUF");
+            return Err(Failure::new(Exit::Usage, message).hint("give its Hugging Face folder").into());
+        }
         let key = |suffix: &str| format!("{name}.{suffix}");
         if metadata.optional_size(&key("expert_count"))?.unwrap_or(0) > 0 {
             return Err(Failure::new(Exit::Usage, format!("`{}` is a mixture of experts", self.path.display()))
@@ -117,6 +121,8 @@ impl Gguf {
         let tensor = info
             .read(&mut Cursor::new(&self.map[..]), self.content.tensor_data_offset, &Device::Cpu)
             .map_err(|error| broken(&self.path, format!("tensor `{stored}`: {error}")))?;
+        let start = self.content.tensor_data_offset + info.offset;
+        release(&self.map, start as usize, tensor.storage_size_in_bytes());
         Ok(tensor.dequantize(&Device::Cpu)?)
     }
 }

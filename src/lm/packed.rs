@@ -78,6 +78,15 @@ impl Packed {
         chain
     }
 
+    /// The tokens of a row's sequence, from its start to the row.
+    pub fn sequence(&self, row: usize) -> Vec<u32> {
+        let Some(segment) = self.segments.iter().position(|segment| segment.rows.contains(&row)) else {
+            return Vec::new();
+        };
+        let above = self.above(segment).into_iter().flatten();
+        above.chain(self.segments[segment].rows.start..=row).map(|row| self.tokens[row]).collect()
+    }
+
     /// How many tokens a sequence has up to the end of `segment`.
     fn depth(&self, segment: usize) -> usize {
         self.above(segment).iter().map(ExactSizeIterator::len).sum::<usize>() + self.segments[segment].rows.len()
@@ -100,6 +109,8 @@ mod tests {
         assert_eq!(packed.above(question), [0..2, 2..5]);
         assert_eq!(packed.above(second).first(), Some(&(0..2)));
         assert_eq!(packed.last_row(question), Some(6));
+        assert_eq!(packed.sequence(6), [7, 8, 1, 2, 3, 9, 9]);
+        assert_eq!(packed.sequence(3), [7, 8, 1, 2]);
         assert_eq!(packed.last_row(empty), None);
         assert_eq!(packed.len(), 8);
     }

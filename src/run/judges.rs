@@ -4,9 +4,10 @@ use crate::behavior::Behavior;
 use crate::behavior::cue::{CueJudge, Lexicon};
 use crate::behavior::judge::Judge;
 use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
-use crate::config::Classify;
+use crate::config::{self, Classify};
 use crate::data::hub::Hub;
 use crate::error::{Exit, Failure};
+use crate::lm::WeightStorage;
 use crate::plan::{Location, Plan};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,10 @@ pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub) -> anyhow::Resul
         spec.window_tokens = lm.window_tokens;
         spec.max_windows = lm.max_windows;
         spec.batch_tokens = lm.batch_tokens;
+        spec.weights = match lm.weights {
+            config::Weights::Widened => WeightStorage::Widened,
+            config::Weights::Kept => WeightStorage::Kept,
+        };
         spec.thresholds = [
             lm.thresholds.verification,
             lm.thresholds.backtracking,

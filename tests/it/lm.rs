@@ -413,7 +413,7 @@ fn plain_scores(spec: &LmJudgeSpec, text: &str) -> [f32; 4] {
 
 /// What this processor can multiply in.
 fn precisions() -> impl Iterator<Item = Precision> {
-    [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.usable())
+    [Precision::F32, Precision::Bf16, Precision::Int8].into_iter().filter(|precision| precision.usable())
 }
 
 fn judged(judge: &mut LmJudge, texts: &[&str]) -> Vec<Labels> {

@@ -7,7 +7,7 @@
 use super::super::ops::Heads;
 use super::super::packed::Packed;
 use super::matrix::Lines;
-use super::tile::{COLUMNS, Element, ROWS, Start, multiply};
+use super::tile::{COLUMNS, Element, ROWS, Scales, Start, multiply};
 use super::vector;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -54,7 +54,6 @@ struct Scratch<E> {
     queries: Vec<E>,
     scores: Vec<f32>,
     weights: Vec<E>,
-    inverse_sums: Vec<f32>,
 }
 
 impl Attention<'_> {
@@ -78,6 +77,16 @@ impl Attention<'_> {
             }
         });
         out
+    }
+
+    /// Floating-point operations that the definition asks for: every query with every key it sees, twice.
+    pub(in crate::lm) fn operations(&self, rows: Option<&[usize]>) -> u64 {
+        let seen = |row: usize| (self.position(row) + 1).min(self.window.unwrap_or(usize::MAX)) as u64;
+        let pairs: u64 = match rows {
+            Some(rows) => rows.iter().map(|&row| seen(row)).sum(),
+            None => (0..self.packed.len()).map(seen).sum(),
+        };
+        4 * pairs * (self.heads.query * self.heads.dim) as u64
     }
 
     fn blocks(&self, rows: Option<&[usize]>) -> Vec<Block> {
@@ -170,52 +179,58 @@ impl Attention<'_> {
             E::convert(queries, &head);
         }
 
-        scratch.scores.resize(count * columns, 0.0);
-        let mut column = 0;
-        for panel in keys.iter().flat_map(|keys| keys.panel..keys.panel + keys.panels) {
-            for first in (0..count).step_by(ROWS) {
-                let rows = ROWS.min(count - first);
-                let queries = &scratch.queries[first * depth..];
-                let scores = &mut scratch.scores[first * columns + column..];
-                let panel = panels.keys(shared, panel);
-                multiply(queries, depth, rows, panel, depth / E::GROUP, Start::ZERO, scores, columns);
-            }
-            column += COLUMNS;
-        }
-
-        // Hidden keys and the padding of panels get a weight of zero.
-        scratch.weights.resize(count * columns, E::default());
-        scratch.inverse_sums.clear();
-        let rows = scratch.scores.chunks_exact_mut(columns).zip(scratch.weights.chunks_exact_mut(columns)).take(count);
-        for (r, (scores, weights)) in rows.enumerate() {
-            self.hide(block.rows.start + r / group, keys, scores);
-            let highest = vector::highest(scores);
-            let sum = vector::exponentials(scores, highest);
-            E::convert(weights, scores);
-            scratch.inverse_sums.push(1.0 / sum);
-        }
-
+        // A tile's worth of rows goes all the way before the next, so that its scores stay in the nearest cache.
+        scratch.scores.resize(ROWS * columns, 0.0);
+        scratch.weights.resize(ROWS * columns, E::default());
         let (mut sums, mut more) = ([0.0; ROWS * COLUMNS], [0.0; ROWS * COLUMNS]);
         for first in (0..count).step_by(ROWS) {
             let rows = ROWS.min(count - first);
+            // Keys behind the tile's last row are hidden from all of it.
+            let last = self.position(block.rows.start + (first + rows - 1) / group);
+            let seen = |keys: &Keys| (last + 1).saturating_sub(keys.position).min(keys.len);
+
+            let queries = &scratch.queries[first * depth..];
+            let mut column = 0;
+            for keys in keys {
+                for panel in 0..seen(keys).div_ceil(COLUMNS) {
+                    let at = column + panel * COLUMNS;
+                    let panel = panels.keys(shared, keys.panel + panel);
+                    let scores = &mut scratch.scores[at..];
+                    multiply(queries, depth, rows, panel, depth / E::GROUP, Start::ZERO, scores, columns, Scales::NONE);
+                }
+                column += seen(keys).next_multiple_of(COLUMNS);
+            }
+
+            // Hidden keys and the padding of panels get a weight of zero.
+            let mut inverse_sums = [0f32; ROWS];
+            let tile =
+                scratch.scores.chunks_exact_mut(columns).zip(scratch.weights.chunks_exact_mut(columns)).take(rows);
+            for (r, (scores, weights)) in (first..).zip(tile) {
+                let scores = &mut scores[..column];
+                self.hide(block.rows.start + r / group, keys, scores);
+                let highest = vector::highest(scores);
+                inverse_sums[r - first] = 1.0 / vector::exponentials(scores, highest);
+                E::convert(weights, scores);
+            }
+
             for slice in 0..dim.div_ceil(COLUMNS) {
                 let mut column = 0;
                 for keys in keys {
-                    let weights = &scratch.weights[first * columns + column..];
+                    let weights = &scratch.weights[column..];
                     let values = panels.values(shared, slice, keys.panel, keys.panels);
                     let start = match column {
                         0 => Start::ZERO,
                         _ => Start { from: &sums, stride: COLUMNS },
                     };
-                    multiply(weights, columns, rows, values, keys.len.div_ceil(E::GROUP), start, &mut more, COLUMNS);
+                    let groups = seen(keys).div_ceil(E::GROUP);
+                    multiply(weights, columns, rows, values, groups, start, &mut more, COLUMNS, Scales::NONE);
                     std::mem::swap(&mut sums, &mut more);
-                    column += keys.panels * COLUMNS;
+                    column += seen(keys).next_multiple_of(COLUMNS);
                 }
                 let width = COLUMNS.min(dim - slice * COLUMNS);
                 for (r, sums) in (first..).zip(sums.chunks_exact(COLUMNS).take(rows)) {
                     let start = (r / group * query + shared * group + r % group) * dim + slice * COLUMNS;
-                    let inverse = scratch.inverse_sums[r];
-                    vector::scaled(&mut out[start..][..width], sums, inverse);
+                    vector::scaled(&mut out[start..][..width], sums, inverse_sums[r - first]);
                 }
             }
         }
@@ -227,7 +242,8 @@ impl Attention<'_> {
         let oldest = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
         let mut rest = scores;
         for keys in keys {
-            let (scores, others) = rest.split_at_mut(keys.panels * COLUMNS);
+            // Only the panels that any row of the tile sees are there.
+            let (scores, others) = rest.split_at_mut(rest.len().min(keys.panels * COLUMNS));
             let start = oldest.saturating_sub(keys.position).min(keys.len);
             let end = (position + 1).saturating_sub(keys.position).min(keys.len);
             scores[..start].fill(f32::NEG_INFINITY);

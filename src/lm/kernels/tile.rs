@@ -1,7 +1,7 @@
 //! The register tile: a few rows of A times a panel of B, all the way along the inner dimension.
 //!
 //! B is packed into panels of [`COLUMNS`] columns: `[k / GROUP][COLUMNS][GROUP]`, where GROUP is how many consecutive
-//! numbers along the inner dimension one multiply-add instruction takes (1 for f32, 2 for bf16). A is row-major. The
+//! numbers along the inner dimension one multiply-add instruction takes (1 for f32, 2 for bf16, 4 for bytes). A is row-major. The
 //! inner dimension is not cut into blocks, so each output is one chain of multiply-adds in a fixed order.
 
 /// Columns of a panel of B.
@@ -12,29 +12,66 @@ pub(in crate::lm) const ROWS: usize = 6;
 /// Where the sums of a tile come from and go to: rows of [`COLUMNS`] numbers.
 #[derive(Clone, Copy)]
 pub(in crate::lm) struct Sums {
-    start: *const f32,
-    start_stride: usize,
-    out: *mut f32,
-    out_stride: usize,
+    pub(super) start: *const f32,
+    pub(super) start_stride: usize,
+    pub(super) out: *mut f32,
+    pub(super) out_stride: usize,
+}
+
+/// What turns a tile's sums into numbers, for elements that stand for multiples of something: none for floats.
+#[derive(Clone, Copy)]
+pub(in crate::lm) struct Scales<'a> {
+    /// One for each row of A.
+    pub rows: &'a [f32],
+    /// One for each column of the panel.
+    pub columns: &'a [f32],
+    /// What each column's sums start from.
+    pub offsets: &'a [i32],
+}
+
+impl Scales<'_> {
+    pub(in crate::lm) const NONE: Scales<'static> = Scales { rows: &[], columns: &[], offsets: &[] };
 }
 
 /// A number as the kernels multiply it.
 pub(in crate::lm) trait Element: Copy + Default + Send + Sync + 'static {
     /// Consecutive numbers along the inner dimension that lie together in a panel.
     const GROUP: usize;
+    /// Whether numbers stand for themselves, without scales.
+    const FLOAT: bool = true;
 
     fn from_f32(x: f32) -> Self;
 
-    /// Converts as many numbers as both slices have.
-    fn convert(out: &mut [Self], x: &[f32]);
+    /// Converts as many numbers as both slices have, a row of A, and returns by what they must be multiplied to be `x`.
+    fn convert(out: &mut [Self], x: &[f32]) -> f32;
 
-    /// `out = start + A B` for `rows` rows of A and one panel of B, `groups * GROUP` deep.
+    /// What a row of B's numbers is divided by before each goes through [`Element::from_f32`].
+    fn scale(_row: &[f32]) -> f32 {
+        1.0
+    }
+
+    /// What the sums of a column of B must start from.
+    fn offset(_column: impl Iterator<Item = Self>) -> i32 {
+        0
+    }
+
+    /// `out = start + A B` for `rows` rows of A and one panel of B, `groups * GROUP` deep, A and B being what `scales` makes of
+    /// them.
     ///
     /// # Safety
     /// `a` must be readable for `(rows - 1) * stride + groups * GROUP` elements, `b` for `groups * COLUMNS * GROUP`;
-    /// `sums.start` and `sums.out` for `rows` rows of [`COLUMNS`] numbers at their strides; `rows` is 1 to [`ROWS`]; the
+    /// `sums.start` and `sums.out` for `rows` rows of [`COLUMNS`] numbers at their strides; elements that are no floats need
+    /// scales for all rows and columns; `rows` is 1 to [`ROWS`]; the
     /// processor has what [`available`](Element::available) asks for.
-    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: Sums);
+    unsafe fn multiply(
+        a: *const Self,
+        stride: usize,
+        rows: usize,
+        b: *const Self,
+        groups: usize,
+        sums: Sums,
+        scales: Scales<'_>,
+    );
 
     /// Whether this processor multiplies such numbers well enough to prefer them.
     fn available() -> bool;
@@ -71,16 +108,19 @@ pub(in crate::lm) fn multiply<E: Element>(
     start: Start<'_>,
     out: &mut [f32],
     out_stride: usize,
+    scales: Scales<'_>,
 ) {
     assert!((1..=ROWS).contains(&rows), "a tile of {rows} rows");
     assert!(a.len() >= (rows - 1) * stride + groups * E::GROUP, "rows of A outside their slice");
     assert!(panel.len() >= groups * COLUMNS * E::GROUP, "a panel shorter than the inner dimension");
     assert!(start.from.len() >= (rows - 1) * start.stride + COLUMNS, "sums start outside their slice");
     assert!(out.len() >= (rows - 1) * out_stride + COLUMNS, "sums end outside their slice");
+    let scaled = [scales.columns.len(), scales.offsets.len()].into_iter().all(|len| len >= COLUMNS);
+    assert!(E::FLOAT || scaled && scales.rows.len() >= rows, "scales are missing");
     let sums = Sums { start: start.from.as_ptr(), start_stride: start.stride, out: out.as_mut_ptr(), out_stride };
     // SAFETY: the lengths were checked above; elements whose instructions the processor lacks are never made, see
     // `Precision::usable`.
-    unsafe { E::multiply(a.as_ptr(), stride, rows, panel.as_ptr(), groups, sums) }
+    unsafe { E::multiply(a.as_ptr(), stride, rows, panel.as_ptr(), groups, sums, scales) }
 }
 
 /// Calls a function that takes its number of rows as a constant.
@@ -98,19 +138,31 @@ macro_rules! by_rows {
     }};
 }
 
+pub(super) use by_rows;
+
 impl Element for f32 {
     const GROUP: usize = 1;
 
+    #[inline]
     fn from_f32(x: f32) -> Self {
         x
     }
 
-    fn convert(out: &mut [Self], x: &[f32]) {
+    fn convert(out: &mut [Self], x: &[f32]) -> f32 {
         let n = out.len().min(x.len());
         out[..n].copy_from_slice(&x[..n]);
+        1.0
     }
 
-    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: Sums) {
+    unsafe fn multiply(
+        a: *const Self,
+        stride: usize,
+        rows: usize,
+        b: *const Self,
+        groups: usize,
+        sums: Sums,
+        _scales: Scales<'_>,
+    ) {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
@@ -135,16 +187,26 @@ impl Element for Bf16 {
     const GROUP: usize = 2;
 
     /// To nearest, ties to even.
+    #[inline]
     fn from_f32(x: f32) -> Self {
         let bits = x.to_bits();
         Bf16((bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16)
     }
 
-    fn convert(out: &mut [Self], x: &[f32]) {
+    fn convert(out: &mut [Self], x: &[f32]) -> f32 {
         super::vector::to_bf16(out, x);
+        1.0
     }
 
-    unsafe fn multiply(a: *const Self, stride: usize, rows: usize, b: *const Self, groups: usize, sums: Sums) {
+    unsafe fn multiply(
+        a: *const Self,
+        stride: usize,
+        rows: usize,
+        b: *const Self,
+        groups: usize,
+        sums: Sums,
+        _scales: Scales<'_>,
+    ) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's; `available` asked for the features.
         unsafe {
@@ -351,7 +413,17 @@ mod tests {
         }
         let start: Vec<f32> = (0..rows * 70).map(whole).collect();
         let mut out = vec![0.25; (rows - 1) * 80 + COLUMNS + 1];
-        multiply(&a, stride, rows, &panel, depth / E::GROUP, Start { from: &start, stride: 70 }, &mut out, 80);
+        multiply(
+            &a,
+            stride,
+            rows,
+            &panel,
+            depth / E::GROUP,
+            Start { from: &start, stride: 70 },
+            &mut out,
+            80,
+            Scales::NONE,
+        );
         for (row, sums) in out.chunks(80).enumerate() {
             for (column, sum) in sums.iter().enumerate() {
                 let product = |k: usize| whole(row * stride + k) * whole(k * 31 + column);
@@ -380,7 +452,7 @@ mod tests {
         let a: Vec<f32> = (0..6 * 30).map(whole).collect();
         let b: Vec<f32> = (0..30 * COLUMNS).map(whole).collect();
         let (mut fast, mut portable) = ([0.0; 6 * COLUMNS], [0.0; 6 * COLUMNS]);
-        multiply(&a, 30, 6, &b, 30, Start::ZERO, &mut fast, COLUMNS);
+        multiply(&a, 30, 6, &b, 30, Start::ZERO, &mut fast, COLUMNS, Scales::NONE);
         let sums =
             Sums { start: Start::ZERO.from.as_ptr(), start_stride: 0, out: portable.as_mut_ptr(), out_stride: COLUMNS };
         // SAFETY: six rows of 30, 30 rows of a panel, and six rows of sums.
@@ -401,6 +473,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "a panel shorter")]
     fn a_short_panel_is_caught() {
-        multiply(&[1f32; 8], 8, 1, &[1f32; 64], 2, Start::ZERO, &mut [0.0; COLUMNS], COLUMNS);
+        multiply(&[1f32; 8], 8, 1, &[1f32; 64], 2, Start::ZERO, &mut [0.0; COLUMNS], COLUMNS, Scales::NONE);
     }
 }

@@ -38,6 +38,7 @@ macro_rules! vectorised {
     )*};
 }
 
+use super::int8::{Int8, ROUND};
 use super::tile::{Bf16, Element};
 
 vectorised! {
@@ -71,6 +72,38 @@ vectorised! {
         let (out, x) = (&mut out[..n], &x[..n]);
         for i in 0..n {
             out[i] = Bf16::from_f32(x[i]);
+        }
+    }
+
+    /// The largest absolute value; not a number where one of them is none, or is infinite.
+    pub(in crate::lm) fn magnitude(x: &[f32]) -> f32 {
+        let (mut lanes, mut strange) = ([0f32; LANES], [0f32; LANES]);
+        let (chunks, rest) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                let magnitude = chunk[i].abs();
+                lanes[i] = if magnitude > lanes[i] { magnitude } else { lanes[i] };
+                strange[i] += chunk[i] * 0.0;
+            }
+        }
+        for i in 0..rest.len() {
+            let magnitude = rest[i].abs();
+            lanes[i] = if magnitude > lanes[i] { magnitude } else { lanes[i] };
+            strange[i] += rest[i] * 0.0;
+        }
+        let mut magnitude = 0.0;
+        for lane in lanes {
+            magnitude = if lane > magnitude { lane } else { magnitude };
+        }
+        magnitude + total(&strange)
+    }
+
+    /// Rounds `x * inverse`, in [-127, 127], to bytes that are 128 too high.
+    pub(in crate::lm) fn to_bytes(out: &mut [Int8], x: &[f32], inverse: f32) {
+        let n = out.len().min(x.len());
+        let (out, x) = (&mut out[..n], &x[..n]);
+        for i in 0..n {
+            out[i] = Int8((x[i] * inverse + (128.0 + ROUND)).to_bits() as u8);
         }
     }
 
@@ -174,8 +207,6 @@ fn total(lanes: &[f32; LANES]) -> f32 {
 /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 2^n by the exponent bits.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     let bounded = x.clamp(-87.3, 88.3);
     let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
