@@ -4,6 +4,7 @@
 //! [`TextTokenizer`] and [`ChatTemplate`] make the tokens. Invariants: nothing here knows a stage, a judge or a run
 //! folder, and a sequence's result does not depend on what else is packed with it.
 
+mod cache;
 mod chat;
 mod checkpoint;
 mod config;
@@ -19,6 +20,7 @@ mod packed;
 mod shape;
 mod tokenizer;
 
+pub use cache::KvCache;
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, ModelConfig, RopeScaling};
