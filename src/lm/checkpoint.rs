@@ -39,7 +39,11 @@ impl Checkpoint {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let (config, source) = if path.is_dir() {
             let folder = Folder::open(path)?;
-            (ModelConfig::from_json(&folder.read_text("config.json")?)?, Source::Folder(Arc::new(folder)))
+            let mut config = ModelConfig::from_json(&folder.read_text("config.json")?)?;
+            if let Some(text) = folder.generation_config()? {
+                config.add_generation_config(&text)?;
+            }
+            (config, Source::Folder(Arc::new(folder)))
         } else if path.is_file() {
             let gguf = Gguf::open(path)?;
             (gguf.config()?, Source::Gguf(Arc::new(gguf)))
@@ -77,6 +81,13 @@ impl Checkpoint {
             Source::Gguf(gguf) => gguf.tokenizer(),
             Source::Shape => shape::tokenizer(),
         }
+    }
+
+    /// Every token that ends a reply: the configuration's, and what ends a turn in the chat template.
+    pub fn end_tokens(&self, tokenizer: &TextTokenizer) -> anyhow::Result<Vec<u32>> {
+        let mut tokens = self.config.end_tokens.clone();
+        tokens.extend(tokenizer.end_of_turn()?.filter(|token| !tokens.contains(token)));
+        Ok(tokens)
     }
 
     /// A tensor as f32 on the CPU, by its name in transformers' checkpoints (`model.layers.0.mlp.up_proj.weight`).

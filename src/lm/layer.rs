@@ -5,7 +5,7 @@ use super::kernels::matrix::{AfterAttention, Norm, PackedMatrix};
 use super::kernels::peak::peak;
 use super::kernels::tile::{Bf16, Element};
 use super::meter::Part;
-use super::ops::{self, AttentionOptions, floats};
+use super::ops::{self, AttentionOptions, CachedLayer, floats};
 use candle_core::{Device, Result, Tensor, bail};
 
 /// The numbers that matrix products and attention multiply; sums are always f32.
@@ -157,12 +157,13 @@ impl Layer {
         x: &Tensor,
         rows: Option<&[usize]>,
         options: &AttentionOptions<'_>,
+        cached: Option<CachedLayer<'_, '_>>,
         eps: f32,
     ) -> Result<Tensor> {
         match &self.weights {
-            Weights::F32(packed) => self.run(packed, x, rows, options, eps),
-            Weights::Bf16(packed) => self.run(packed, x, rows, options, eps),
-            Weights::Int8(packed) => self.run(packed, x, rows, options, eps),
+            Weights::F32(packed) => self.run(packed, x, rows, options, cached, eps),
+            Weights::Bf16(packed) => self.run(packed, x, rows, options, cached, eps),
+            Weights::Int8(packed) => self.run(packed, x, rows, options, cached, eps),
         }
     }
 
@@ -172,6 +173,7 @@ impl Layer {
         x: &Tensor,
         rows: Option<&[usize]>,
         options: &AttentionOptions<'_>,
+        cached: Option<CachedLayer<'_, '_>>,
         eps: f32,
     ) -> Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
@@ -186,7 +188,7 @@ impl Layer {
             meter.time(Part::Qkv, || packed.qkv.product(x.get(), Some(norm), meter))
         };
         let qkv = Tensor::from_vec(qkv, (tokens, packed.qkv.width()), &Device::Cpu)?;
-        let attended = meter.time(Part::Attention, || ops::attention(&qkv, rows, options))?;
+        let attended = meter.time(Part::Attention, || ops::attention(&qkv, rows, options, cached))?;
         let x = match rows {
             Some(rows) => {
                 let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
