@@ -18,7 +18,7 @@ pub struct ChatTemplate {
 }
 
 /// One turn of a conversation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: &'static str,
