@@ -389,10 +389,11 @@ fn commit_corpora(
                 let (rows, counts) = rows::rewritten(part, &mut cues)?;
                 sink.write(&rows)?;
                 quarantine.write(&rows::quarantined(part)?)?;
-                counts
-                    .iter()
-                    .flat_map(|counts| counts.iter().zip(&mut sums))
-                    .for_each(|(count, sum)| *sum += u64::from(*count));
+                for counts in counts {
+                    for (sum, count) in sums.iter_mut().zip(counts) {
+                        *sum += u64::from(count);
+                    }
+                }
                 figures.add(part);
             }
             let written = sink.finish()?;
