@@ -68,8 +68,14 @@ pub fn check_answer(
     completion: &str,
     stratum: Option<Stratum>,
 ) -> Result<Verdict, GateFault> {
-    let is_single = |tag: &str| completion.matches(tag).count() == 1;
-    let has_form = ["</think>", "<answer>", "</answer>"].into_iter().all(is_single)
+    const TAGS: [&str; 3] = ["</think>", "<answer>", "</answer>"];
+    let mut n_tags = [0; 3];
+    for (at, _) in completion.match_indices('<') {
+        for (n, tag) in n_tags.iter_mut().zip(TAGS) {
+            *n += usize::from(completion[at..].starts_with(tag));
+        }
+    }
+    let has_form = n_tags == [1; 3]
         && completion.ends_with("</answer>")
         && completion.rsplit('\n').next().is_some_and(|line| line.starts_with("<answer>"));
     if !has_form {
@@ -81,8 +87,7 @@ pub fn check_answer(
     }
     // TinyZero's scorer sees a transcript; a query without its marker cannot be scored by it.
     if query.contains("Assistant:") {
-        let transcript = [query, completion].concat();
-        let score = compat::score(puzzle, &transcript);
+        let score = compat::score_completion(puzzle, query, completion);
         if (score == 1.0) != (found == Verdict::Solved) {
             return Err(GateFault::Scorer(score));
         }
