@@ -61,13 +61,13 @@ pub const fn expected_verdict(stratum: Option<Stratum>) -> Verdict {
     }
 }
 
+/// How many statements of a thought are false.
+pub fn expected_false(stratum: Option<Stratum>) -> u32 {
+    u32::from(stratum == Some(Stratum::Slip))
+}
+
 /// Form and answer: what holds for every condition. `query` and `completion` together are what a scorer sees.
-pub fn check_answer(
-    puzzle: &Puzzle,
-    query: &str,
-    completion: &str,
-    stratum: Option<Stratum>,
-) -> Result<Verdict, GateFault> {
+pub fn check_answer(puzzle: &Puzzle, query: &str, completion: &str, expected: Verdict) -> Result<Verdict, GateFault> {
     const TAGS: [&str; 3] = ["</think>", "<answer>", "</answer>"];
     let mut n_tags = [0; 3];
     for (at, _) in completion.match_indices('<') {
@@ -81,7 +81,7 @@ pub fn check_answer(
     if !has_form {
         return Err(GateFault::Form);
     }
-    let (expected, found) = (expected_verdict(stratum), judge(puzzle, completion));
+    let found = judge(puzzle, completion);
     if expected != found {
         return Err(GateFault::Verdict { expected, found });
     }
@@ -104,7 +104,7 @@ pub fn check_thought(
     n_tries: u32,
 ) -> Result<Reading, GateFault> {
     let reading = counter::read(puzzle, counter::thought(completion));
-    let expected_false = u32::from(stratum == Some(Stratum::Slip));
+    let expected_false = expected_false(stratum);
     if reading.n_false != expected_false {
         return Err(GateFault::FalseStatements { expected: expected_false, found: reading.n_false });
     }
@@ -122,13 +122,8 @@ pub fn check_thought(
     Ok(reading)
 }
 
-/// A scrambled thought has the sentences of the thought it was made from, and no others.
-pub fn check_scrambled(
-    puzzle: &Puzzle,
-    thought: &str,
-    original: &str,
-    stratum: Option<Stratum>,
-) -> Result<Reading, GateFault> {
+/// A scrambled thought has the sentences of the thought it was made from, and no others; `expected` of them are false.
+pub fn check_scrambled(puzzle: &Puzzle, thought: &str, original: &str, expected: u32) -> Result<Reading, GateFault> {
     let sorted = |text| {
         let mut pieces = sentences(text).0;
         pieces.sort_unstable();
@@ -138,7 +133,6 @@ pub fn check_scrambled(
         return Err(GateFault::Thought);
     }
     let reading = counter::read(puzzle, thought);
-    let expected = u32::from(stratum == Some(Stratum::Slip));
     if reading.n_false != expected {
         return Err(GateFault::FalseStatements { expected, found: reading.n_false });
     }
@@ -173,8 +167,9 @@ mod tests {
     #[test]
     fn form_and_answer() {
         let check = |completion: &str, stratum: Option<Stratum>, expect: Option<&str>| {
+            let expected = expected_verdict(stratum);
             let found =
-                check_answer(&puzzle(), "Assistant: <think>", completion, stratum).err().map(|fault| fault.name());
+                check_answer(&puzzle(), "Assistant: <think>", completion, expected).err().map(|fault| fault.name());
             assert_eq!(found, expect, "{completion}");
         };
         check(" x </think>\n<answer> 3 * (5 + 7) </answer>", None, None);
