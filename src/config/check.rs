@@ -1,7 +1,7 @@
 //! Values that types cannot rule out: ranges, and keys that must or must not stand together.
 
 use super::load::{NAME_RULE, is_name};
-use super::{Classify, Config, Curate, Fetch, Prime, Rewrite};
+use super::{Author, Classify, Config, Curate, Fetch, Prime, Rewrite};
 use crate::countdown::condition::Condition;
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
 use crate::error::Failure;
@@ -74,7 +74,9 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
     if let Some(prime) = &config.prime {
         check_prime(prime, expect)?;
         // What no puzzle can come of is said here and not after a search.
-        if let Err(fault) = Draw::new(Source::Drawn(PuzzleSpec::from(prime)), BTreeSet::new(), None, config.seed) {
+        if prime.puzzles.is_empty()
+            && let Err(fault) = Draw::new(Source::Drawn(PuzzleSpec::from(prime)), BTreeSet::new(), None, config.seed)
+        {
             let failure = error("prime", &fault.message);
             return Err(match fault.hint {
                 Some(hint) => failure.hint(hint),
@@ -149,17 +151,53 @@ fn check_prime(prime: &Prime, expect: impl Fn(bool, &str, &str) -> Result<(), Fa
     )?;
     expect((1..=1_000_000_000).contains(&prime.train), "prime.train", "expected a number from 1 to 1,000,000,000")?;
     expect((1..=10_000_000).contains(&prime.test), "prime.test", "expected a number from 1 to 10,000,000")?;
-    let sizes = &prime.sizes;
-    expect(
-        !sizes.is_empty() && sizes.len() <= 6 && sizes.iter().all(|size| (2..=6).contains(size)),
-        "prime.sizes",
-        "expected counts from 2 to 6, such as `[3, 4]`",
-    )?;
-    for (key, [low, high]) in [("prime.numbers", prime.numbers), ("prime.targets", prime.targets)] {
-        let expectation = "expected the lowest and the highest, from 1 to 1,000,000, such as `[1, 24]`";
-        expect(1 <= low && low <= high && high <= 1_000_000, key, expectation)?;
+    if let Some(sizes) = &prime.sizes {
+        expect(
+            !sizes.is_empty() && sizes.len() <= 6 && sizes.iter().all(|size| (2..=6).contains(size)),
+            "prime.sizes",
+            "expected counts from 2 to 6, such as `[3, 4]`",
+        )?;
     }
-    Ok(())
+    for (key, range) in [("prime.numbers", prime.numbers), ("prime.targets", prime.targets)] {
+        let expectation = "expected the lowest and the highest, from 1 to 1,000,000, such as `[1, 24]`";
+        let is_range = |[low, high]: [u32; 2]| 1 <= low && low <= high && high <= 1_000_000;
+        expect(range.is_none_or(is_range), key, expectation)?;
+    }
+    if let Some(rl) = &prime.rl {
+        expect((1..=1_000_000_000).contains(&rl.train), "prime.rl.train", "expected a number from 1 to 1,000,000,000")?;
+        expect((1..=10_000_000).contains(&rl.test), "prime.rl.test", "expected a number from 1 to 10,000,000")?;
+    }
+    prime.author.as_ref().map_or(Ok(()), |author| check_author(author, &distinct, expect))
+}
+
+fn check_author(
+    author: &Author,
+    conditions: &BTreeSet<&Condition>,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    expect(author.lm.is_some(), "prime.author", "expected one author: a table `[prime.author.lm]`")?;
+    if let Some(lm) = &author.lm {
+        let expectation = "expected a folder, a `.gguf` file or `hf://OWNER/REPO@REVISION`";
+        expect(!lm.model.is_empty(), "prime.author.lm.model", expectation)?;
+    }
+    let derived = [Condition::Scrambled, Condition::Empty, Condition::Dots];
+    expect(
+        conditions.contains(&Condition::AllStrategies) || derived.iter().all(|one| !conditions.contains(one)),
+        "prime.conditions",
+        "`scrambled`, `empty` and `dots` are made of a model's `all-strategies` traces: expected that condition too",
+    )?;
+    expect((1..=100).contains(&author.attempts), "prime.author.attempts", "expected a number from 1 to 100")?;
+    expect(
+        (1..=1000).contains(&author.puzzles_per_trace),
+        "prime.author.puzzles-per-trace",
+        "expected a number from 1 to 1000",
+    )?;
+    expect((0.0..=2.0).contains(&author.temperature), "prime.author.temperature", "expected a number from 0 to 2")?;
+    expect(
+        (16..=131_072).contains(&author.max_reply_tokens),
+        "prime.author.max-reply-tokens",
+        "expected a number from 16 to 131,072",
+    )
 }
 
 fn check_curate(curate: &Curate, expect: impl Fn(bool, &str, &str) -> Result<(), Failure>) -> Result<(), Failure> {
@@ -206,8 +244,13 @@ fn check_curate(curate: &Curate, expect: impl Fn(bool, &str, &str) -> Result<(),
 
 impl From<&Prime> for PuzzleSpec {
     fn from(prime: &Prime) -> Self {
-        let ([lowest, highest], [low, high]) = (prime.numbers, prime.targets);
-        let sizes = prime.sizes.iter().map(|&size| (size, 1.0)).collect();
-        Self { sizes, numbers: lowest..=highest, targets: low..=high, ..Self::paper() }
+        let paper = Self::paper();
+        let range = |[low, high]: [u32; 2]| low..=high;
+        Self {
+            sizes: prime.sizes.as_ref().map_or(paper.sizes, |sizes| sizes.iter().map(|&size| (size, 1.0)).collect()),
+            numbers: prime.numbers.map_or(paper.numbers, range),
+            targets: prime.targets.map_or(paper.targets, range),
+            operators: paper.operators,
+        }
     }
 }

@@ -263,8 +263,13 @@ pub(super) fn pin_resources(
                 pin(&format!("prime.{key}"), file, &|| pin_path(file))?;
             }
         }
-        for (index, file) in prime.exclude.iter().enumerate() {
-            pin(&format!("prime.exclude[{index}]"), file, &|| pin_path(file))?;
+        for (key, files) in [("exclude", &prime.exclude), ("puzzles", &prime.puzzles)] {
+            for (index, file) in files.iter().enumerate() {
+                pin(&format!("prime.{key}[{index}]"), file, &|| pin_path(file))?;
+            }
+        }
+        if let Some(lm) = prime.author.as_ref().and_then(|author| author.lm.as_ref()) {
+            pin("prime.author.lm.model", &lm.model, &|| pin_model(&lm.model, hub))?;
         }
     }
     if let Some(curate) = &config.curate {

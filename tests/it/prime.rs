@@ -21,7 +21,9 @@ conditions = ["all-strategies", "only-backtracking", "backtracking-verification"
 train = 60
 test = 12
 answers = "mixed"
-verl = true
+[prime.rl]
+train = 30
+test = 6
 "#;
 
 fn workplace(recipe: &str) -> Workplace {
