@@ -6,5 +6,7 @@
 
 pub(super) mod attention;
 pub(super) mod matrix;
+pub(super) mod pages;
+pub(super) mod peak;
 pub(super) mod tile;
 pub(super) mod vector;
