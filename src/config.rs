@@ -430,6 +430,8 @@ impl Default for RlPrompts {
 pub struct Author {
     /// A local language model writes.
     pub lm: Option<WriterLm>,
+    /// A model behind a server writes.
+    pub endpoint: Option<EndpointConfig>,
     /// How often the model is asked about a puzzle for each condition until a reply passes.
     #[serde(default = "Author::default_attempts")]
     pub attempts: u32,

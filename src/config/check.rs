@@ -226,7 +226,14 @@ fn check_author(
     conditions: &BTreeSet<&Condition>,
     expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    expect(author.lm.is_some(), "prime.author", "expected one author: a table `[prime.author.lm]`")?;
+    expect(
+        author.lm.is_some() != author.endpoint.is_some(),
+        "prime.author",
+        "expected one author: a table `[prime.author.lm]` or `[prime.author.endpoint]`",
+    )?;
+    if let Some(endpoint) = &author.endpoint {
+        check_endpoint("prime.author.endpoint", endpoint, &expect)?;
+    }
     if let Some(lm) = &author.lm {
         let expectation = "expected a folder, a `.gguf` file or `hf://OWNER/REPO@REVISION`";
         expect(!lm.model.is_empty(), "prime.author.lm.model", expectation)?;

@@ -240,7 +240,7 @@ pub fn run(runner: &Runner, stage: &Stage, prime: &Prime) -> anyhow::Result<Opti
     let desk = match &prime.author {
         None => None,
         Some(author) => {
-            let generator = generators::make(author.lm.as_ref(), runner)?;
+            let generator = generators::make(author.lm.as_ref(), author.endpoint.as_ref(), runner)?;
             let header = format!("{} {}", stage.key, serde_json::to_string(generator.identity())?);
             let (journal, answered, _) = Journal::open::<Answered>(&runner.dir.path(journal_of(stage)), &header)?;
             Some(Desk::new((prime, author), generator, (journal, answered), &stops))
