@@ -319,7 +319,7 @@ fn bad_recipes_are_refused_before_work() {
     check("test = 12", "test = 12\npuzzles = [\"absent.csv\"]", "absent.csv");
     check("test = 12", "test = 12\ntargets = [0, 5]", "key `prime.targets`: expected the lowest and the highest");
     check("test = 12", "test = 12\ntargets = [5, 2000000]", "key `prime.targets`");
-    check("test = 12", "test = 12\nnumbers = [1, 4294967296]", "key `prime.numbers`");
+    check("test = 12", "test = 12\nnumbers = [1, 4294967296]", "key `prime.numbers[1]`");
     check("test = 12", "test = 12\nnumbers = [1, 1000000]\nsizes = [6]", "too large to be searched exactly");
     check("train = 60", "train = 99999999999999", "key `prime.train`");
     check("train = 60", "train = -1", "line 5");
