@@ -1,4 +1,4 @@
-//! How fast Countdown is, per core: puzzles solved, traces made and checked, text judged and read.
+//! How fast Countdown is, per core: puzzles solved, traces made and checked, text judged and read, the prime stage as a whole.
 //!
 //! `cargo bench --bench countdown`; `python3 benches/peers/countdown_solver.py` solves the same puzzles in plain Python.
 
@@ -13,6 +13,7 @@ use four_habits::countdown::solver::{Rules, is_solvable, solutions};
 use four_habits::countdown::{compat, counter, verdict};
 use std::collections::BTreeSet;
 use std::hint::black_box;
+use std::process::{Command, Stdio};
 
 /// The `index`-th puzzle of four numbers from 1 to `largest`, targets 10 to `largest` + 1. The Python peer draws the same.
 fn puzzle(index: u64, largest: u64) -> Option<Puzzle> {
@@ -106,5 +107,28 @@ fn read(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, solve, traces, read);
+/// The program with a recipe of one condition: traces made, gated and measured, Parquet written and synced, the card.
+fn stage(criterion: &mut Criterion) {
+    const N: u64 = 20_000;
+    let Ok(folder) = tempfile::tempdir() else { return };
+    let recipe = format!("[prime]\nconditions = [\"all-strategies\"]\ntrain = {N}\ntest = 1\n");
+    let recipe_path = folder.path().join("recipe.toml");
+    #[expect(clippy::disallowed_methods, reason = "a benchmark's input needs no commit")]
+    if std::fs::write(&recipe_path, recipe).is_err() {
+        return;
+    }
+    let mut group = criterion.benchmark_group("countdown/stage");
+    group.sample_size(10).throughput(Throughput::Elements(N));
+    group.bench_function("all-strategies/one_thread", |bencher| {
+        bencher.iter(|| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_pipeline"));
+            command.arg("run").arg(&recipe_path).args(["--threads", "1", "--fresh", "--run-dir"]);
+            command.arg(folder.path().join("run")).stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, solve, traces, read, stage);
 criterion_main!(benches);

@@ -382,15 +382,17 @@ pub struct Prime {
     /// Traces per condition in `test.parquet`. No multiset of numbers is in both.
     #[serde(default = "Prime::default_test")]
     pub test: u64,
-    /// How many numbers a puzzle has; each count is drawn equally often.
-    #[serde(default = "Prime::default_sizes")]
-    pub sizes: Vec<usize>,
-    /// The smallest and the largest number.
-    #[serde(default = "Prime::default_numbers")]
-    pub numbers: [u32; 2],
-    /// The smallest and the largest target.
-    #[serde(default = "Prime::default_targets")]
-    pub targets: [u32; 2],
+    /// Puzzle files to take puzzles from, in their order, each row once per split; without any, puzzles are drawn. `.parquet` and
+    /// `.jsonl` have a list of numbers in `nums` or `numbers` and a `target`; a `.csv` has `Puzzles` such as `1 1 4 6` and a
+    /// `target`, or else it is a list of the Game of 24. Rows that cannot be used are counted by reason.
+    #[serde(default)]
+    pub puzzles: Vec<String>,
+    /// How many numbers a puzzle has; each count is drawn equally often. Absent: 3 or 4, or all that the puzzle files have.
+    pub sizes: Option<Vec<usize>>,
+    /// The smallest and the largest number. Absent: 1 to 24, or all that the puzzle files have.
+    pub numbers: Option<[u32; 2]>,
+    /// The smallest and the largest target. Absent: 10 to 25, or all that the puzzle files have.
+    pub targets: Option<[u32; 2]>,
     /// How many ways of saying things: `full` has at least 30 phrases for each event, `terse` one, for tiny models.
     #[serde(default)]
     pub diversity: Diversity,
@@ -401,10 +403,10 @@ pub struct Prime {
     /// Puzzle files, `.parquet` or `.jsonl`, with a list of numbers in `nums` or `numbers`: no trace uses the same numbers in any order.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Also write `verl/train.parquet` and `verl/test.parquet`, as many prompts in verl's RL format, on numbers that no priming trace
-    /// of `train` uses.
-    #[serde(default)]
-    pub verl: bool,
+    /// Prompts for RL, on numbers that no priming trace of `train` uses. An empty table writes as many as the paper uses.
+    pub rl: Option<RlPrompts>,
+    /// A language model writes the traces in place of the synthesiser, and they pass the same verdict and counter.
+    pub author: Option<Author>,
 }
 
 impl Prime {
@@ -417,14 +419,59 @@ impl Prime {
     fn default_test() -> u64 {
         200
     }
-    fn default_sizes() -> Vec<usize> {
-        vec![3, 4]
+}
+
+/// RL prompts in verl's format: `verl/train.parquet` and `verl/test.parquet`. Their text is that of a trace's `query`, byte for byte.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RlPrompts {
+    /// Prompts to train on; their number is independent of how many traces there are.
+    pub train: u64,
+    /// Prompts to test on.
+    pub test: u64,
+}
+
+impl Default for RlPrompts {
+    /// The paper's: 250 steps of 256 prompts, and 1,024 to test on.
+    fn default() -> Self {
+        Self { train: 64_000, test: 1024 }
     }
-    fn default_numbers() -> [u32; 2] {
-        [1, 24]
+}
+
+/// A language model as author of traces. Exactly one of the tables `lm` and `endpoint` says which.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Author {
+    /// A local language model writes.
+    pub lm: Option<WriterLm>,
+    /// A model behind a server writes.
+    pub endpoint: Option<EndpointConfig>,
+    /// How often the model is asked about a puzzle for each condition until a reply passes.
+    #[serde(default = "Author::default_attempts")]
+    pub attempts: u32,
+    /// So many puzzles are tried for each trace that is wanted. When they are used up, there are fewer traces, and a notice says so.
+    #[serde(default = "Author::default_puzzles_per_trace")]
+    pub puzzles_per_trace: u32,
+    /// 0 takes the likeliest token; more makes replies vary. Later attempts draw at 0.7 at least.
+    #[serde(default = "Author::default_temperature")]
+    pub temperature: f32,
+    /// A reply has at most so many tokens.
+    #[serde(default = "Author::default_max_reply_tokens")]
+    pub max_reply_tokens: usize,
+}
+
+impl Author {
+    fn default_attempts() -> u32 {
+        4
     }
-    fn default_targets() -> [u32; 2] {
-        [10, 25]
+    fn default_puzzles_per_trace() -> u32 {
+        4
+    }
+    fn default_temperature() -> f32 {
+        0.5
+    }
+    fn default_max_reply_tokens() -> usize {
+        1024
     }
 }
 

@@ -450,8 +450,10 @@ impl<'a> Runner<'a> {
             Work::Classify(_) | Work::Sketch(_) => return Ok(true),
         };
         manifest.create(&self.dir.path(stage.manifest("all")))?;
-        if matches!(stage.work, Work::Rewrite(_)) {
-            self.dir.remove(stages::rewrite::journal_of(stage))?;
+        match &stage.work {
+            Work::Rewrite(_) => self.dir.remove(stages::rewrite::journal_of(stage))?,
+            Work::Prime(_) => self.dir.remove(stages::prime::journal_of(stage))?,
+            _ => {}
         }
         self.reporter.emit(Event::StageDone {
             stage: stage.folder.clone(),

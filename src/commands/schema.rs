@@ -84,6 +84,7 @@ fn parquet() -> Value {
         "rewritten": columns(&schema::rewritten()),
         "rewrite-quarantine": columns(&schema::rewrite_quarantine()),
         "traces": columns(&schema::traces()),
+        "rejected": columns(&schema::rejected()),
         "verl": columns(&schema::verl()),
         "decisions (with the corpora `minimal` and `rich`)": columns(&schema::decisions(["minimal", "rich"].into_iter())),
     })

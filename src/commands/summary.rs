@@ -61,6 +61,15 @@ fn rewrite_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
                     dir.path(folder).display()
                 ));
             }
+            for output in &manifest.outputs {
+                let Some(folder) = output.path.strip_suffix("/rejected.parquet") else { continue };
+                let name = folder.rsplit('/').next().unwrap_or(folder);
+                lines.push(format!(
+                    "  {name:26} {:>9} replies rejected → {}",
+                    HumanCount(output.rows).to_string(),
+                    dir.path(&output.path).display()
+                ));
+            }
             lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));
         }
     }
@@ -80,7 +89,8 @@ fn prime_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
             for output in &manifest.outputs {
                 let Some(folder) = output.path.strip_suffix("/train.parquet") else { continue };
                 let name = folder.rsplit('/').next().unwrap_or(folder);
-                let (train, tests) = (HumanCount(output.rows), HumanCount(rows(&format!("{folder}/test.parquet"))));
+                let tests = HumanCount(rows(&format!("{folder}/test.parquet"))).to_string();
+                let train = HumanCount(output.rows).to_string();
                 lines.push(format!("  {name:26} {train:>9} train {tests:>9} test → {}", dir.path(folder).display()));
             }
             lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));

@@ -1,7 +1,7 @@
 //! Values that types cannot rule out: ranges, and keys that must or must not stand together.
 
 use super::load::{NAME_RULE, is_name};
-use super::{Classify, Config, Curate, EndpointConfig, EndpointJudgeConfig, Fetch, Prime, Rewrite, Thresholds};
+use super::{Author, Classify, Config, Curate, EndpointConfig, EndpointJudgeConfig, Fetch, Prime, Rewrite, Thresholds};
 use crate::countdown::condition::Condition;
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
 use crate::endpoint::{check_url, is_variable};
@@ -66,7 +66,9 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
     if let Some(prime) = &config.prime {
         check_prime(prime, expect)?;
         // What no puzzle can come of is said here and not after a search.
-        if let Err(fault) = Draw::new(Source::Drawn(PuzzleSpec::from(prime)), BTreeSet::new(), None, config.seed) {
+        if prime.puzzles.is_empty()
+            && let Err(fault) = Draw::new(Source::Drawn(PuzzleSpec::from(prime)), BTreeSet::new(), None, config.seed)
+        {
             let failure = error("prime", &fault.message);
             return Err(match fault.hint {
                 Some(hint) => failure.hint(hint),
@@ -75,6 +77,51 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
         }
     }
     Ok(())
+}
+
+fn check_rewrite(
+    rewrite: &Rewrite,
+    curate: Option<&Curate>,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    expect(curate.is_some(), "rewrite", "rewriting needs corpora: expected a table `[curate]`")?;
+    expect(
+        !rewrite.corpus.is_empty(),
+        "rewrite.corpus",
+        "expected at least one corpus, such as `rich = \"reasoning\"`",
+    )?;
+    for name in rewrite.corpus.keys() {
+        expect(
+            curate.is_some_and(|curate| curate.corpus.contains_key(name)),
+            &format!("rewrite.corpus.{name}"),
+            "expected the name of a corpus in `[curate.corpus]`",
+        )?;
+    }
+    expect(rewrite.lm.is_some(), "rewrite", "expected one writer: a table `[rewrite.lm]`")?;
+    if let Some(lm) = &rewrite.lm {
+        expect(
+            !lm.model.is_empty(),
+            "rewrite.lm.model",
+            "expected a folder, a `.gguf` file or `hf://OWNER/REPO@REVISION`",
+        )?;
+    }
+    expect(
+        (200..=10_000_000).contains(&rewrite.max_document_chars),
+        "rewrite.max-document-chars",
+        "expected a number from 200 to 10,000,000",
+    )?;
+    expect(
+        (16..=131_072).contains(&rewrite.max_reply_tokens),
+        "rewrite.max-reply-tokens",
+        "expected a number from 16 to 131,072",
+    )?;
+    expect((0.0..=2.0).contains(&rewrite.temperature), "rewrite.temperature", "expected a number from 0 to 2")?;
+    expect((1..=10).contains(&rewrite.attempts), "rewrite.attempts", "expected a number from 1 to 10")?;
+    expect(
+        (0.0..=1.0).contains(&rewrite.max_quarantined_share),
+        "rewrite.max-quarantined-share",
+        "expected a share from 0 to 1",
+    )
 }
 
 fn check_thresholds(
@@ -136,51 +183,6 @@ fn check_endpoint(
     Ok(())
 }
 
-fn check_rewrite(
-    rewrite: &Rewrite,
-    curate: Option<&Curate>,
-    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    expect(curate.is_some(), "rewrite", "rewriting needs corpora: expected a table `[curate]`")?;
-    expect(
-        !rewrite.corpus.is_empty(),
-        "rewrite.corpus",
-        "expected at least one corpus, such as `rich = \"reasoning\"`",
-    )?;
-    for name in rewrite.corpus.keys() {
-        expect(
-            curate.is_some_and(|curate| curate.corpus.contains_key(name)),
-            &format!("rewrite.corpus.{name}"),
-            "expected the name of a corpus in `[curate.corpus]`",
-        )?;
-    }
-    expect(rewrite.lm.is_some(), "rewrite", "expected one writer: a table `[rewrite.lm]`")?;
-    if let Some(lm) = &rewrite.lm {
-        expect(
-            !lm.model.is_empty(),
-            "rewrite.lm.model",
-            "expected a folder, a `.gguf` file or `hf://OWNER/REPO@REVISION`",
-        )?;
-    }
-    expect(
-        (200..=10_000_000).contains(&rewrite.max_document_chars),
-        "rewrite.max-document-chars",
-        "expected a number from 200 to 10,000,000",
-    )?;
-    expect(
-        (16..=131_072).contains(&rewrite.max_reply_tokens),
-        "rewrite.max-reply-tokens",
-        "expected a number from 16 to 131,072",
-    )?;
-    expect((0.0..=2.0).contains(&rewrite.temperature), "rewrite.temperature", "expected a number from 0 to 2")?;
-    expect((1..=10).contains(&rewrite.attempts), "rewrite.attempts", "expected a number from 1 to 10")?;
-    expect(
-        (0.0..=1.0).contains(&rewrite.max_quarantined_share),
-        "rewrite.max-quarantined-share",
-        "expected a share from 0 to 1",
-    )
-}
-
 fn check_prime(prime: &Prime, expect: impl Fn(bool, &str, &str) -> Result<(), Failure>) -> Result<(), Failure> {
     let distinct: BTreeSet<&Condition> = prime.conditions.iter().collect();
     expect(!distinct.is_empty(), "prime.conditions", "expected at least one condition")?;
@@ -200,17 +202,60 @@ fn check_prime(prime: &Prime, expect: impl Fn(bool, &str, &str) -> Result<(), Fa
     )?;
     expect((1..=1_000_000_000).contains(&prime.train), "prime.train", "expected a number from 1 to 1,000,000,000")?;
     expect((1..=10_000_000).contains(&prime.test), "prime.test", "expected a number from 1 to 10,000,000")?;
-    let sizes = &prime.sizes;
-    expect(
-        !sizes.is_empty() && sizes.len() <= 6 && sizes.iter().all(|size| (2..=6).contains(size)),
-        "prime.sizes",
-        "expected counts from 2 to 6, such as `[3, 4]`",
-    )?;
-    for (key, [low, high]) in [("prime.numbers", prime.numbers), ("prime.targets", prime.targets)] {
-        let expectation = "expected the lowest and the highest, from 1 to 1,000,000, such as `[1, 24]`";
-        expect(1 <= low && low <= high && high <= 1_000_000, key, expectation)?;
+    if let Some(sizes) = &prime.sizes {
+        expect(
+            !sizes.is_empty() && sizes.len() <= 6 && sizes.iter().all(|size| (2..=6).contains(size)),
+            "prime.sizes",
+            "expected counts from 2 to 6, such as `[3, 4]`",
+        )?;
     }
-    Ok(())
+    for (key, range) in [("prime.numbers", prime.numbers), ("prime.targets", prime.targets)] {
+        let expectation = "expected the lowest and the highest, from 1 to 1,000,000, such as `[1, 24]`";
+        let is_range = |[low, high]: [u32; 2]| 1 <= low && low <= high && high <= 1_000_000;
+        expect(range.is_none_or(is_range), key, expectation)?;
+    }
+    if let Some(rl) = &prime.rl {
+        expect((1..=1_000_000_000).contains(&rl.train), "prime.rl.train", "expected a number from 1 to 1,000,000,000")?;
+        expect((1..=10_000_000).contains(&rl.test), "prime.rl.test", "expected a number from 1 to 10,000,000")?;
+    }
+    prime.author.as_ref().map_or(Ok(()), |author| check_author(author, &distinct, expect))
+}
+
+fn check_author(
+    author: &Author,
+    conditions: &BTreeSet<&Condition>,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    expect(
+        author.lm.is_some() != author.endpoint.is_some(),
+        "prime.author",
+        "expected one author: a table `[prime.author.lm]` or `[prime.author.endpoint]`",
+    )?;
+    if let Some(endpoint) = &author.endpoint {
+        check_endpoint("prime.author.endpoint", endpoint, &expect)?;
+    }
+    if let Some(lm) = &author.lm {
+        let expectation = "expected a folder, a `.gguf` file or `hf://OWNER/REPO@REVISION`";
+        expect(!lm.model.is_empty(), "prime.author.lm.model", expectation)?;
+    }
+    let derived = [Condition::Scrambled, Condition::Empty, Condition::Dots];
+    expect(
+        conditions.contains(&Condition::AllStrategies) || derived.iter().all(|one| !conditions.contains(one)),
+        "prime.conditions",
+        "`scrambled`, `empty` and `dots` are made of a model's `all-strategies` traces: expected that condition too",
+    )?;
+    expect((1..=100).contains(&author.attempts), "prime.author.attempts", "expected a number from 1 to 100")?;
+    expect(
+        (1..=1000).contains(&author.puzzles_per_trace),
+        "prime.author.puzzles-per-trace",
+        "expected a number from 1 to 1000",
+    )?;
+    expect((0.0..=2.0).contains(&author.temperature), "prime.author.temperature", "expected a number from 0 to 2")?;
+    expect(
+        (16..=131_072).contains(&author.max_reply_tokens),
+        "prime.author.max-reply-tokens",
+        "expected a number from 16 to 131,072",
+    )
 }
 
 fn check_curate(curate: &Curate, expect: impl Fn(bool, &str, &str) -> Result<(), Failure>) -> Result<(), Failure> {
@@ -257,8 +302,13 @@ fn check_curate(curate: &Curate, expect: impl Fn(bool, &str, &str) -> Result<(),
 
 impl From<&Prime> for PuzzleSpec {
     fn from(prime: &Prime) -> Self {
-        let ([lowest, highest], [low, high]) = (prime.numbers, prime.targets);
-        let sizes = prime.sizes.iter().map(|&size| (size, 1.0)).collect();
-        Self { sizes, numbers: lowest..=highest, targets: low..=high, ..Self::paper() }
+        let paper = Self::paper();
+        let range = |[low, high]: [u32; 2]| low..=high;
+        Self {
+            sizes: prime.sizes.as_ref().map_or(paper.sizes, |sizes| sizes.iter().map(|&size| (size, 1.0)).collect()),
+            numbers: prime.numbers.map_or(paper.numbers, range),
+            targets: prime.targets.map_or(paper.targets, range),
+            operators: paper.operators,
+        }
     }
 }

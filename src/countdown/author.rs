@@ -2,15 +2,18 @@
 
 use super::condition::{Answers, Condition};
 use super::counter;
-use super::generate::{TraceRecord, complete};
+use super::gates::{GateFault, check_answer, check_scrambled};
+use super::generate::{CountTokens, TraceFault, TraceRecord, complete, dots};
 use super::puzzle::Puzzle;
+use super::scramble::scramble;
 use super::verdict::{Verdict, answer, judge_answer};
+use super::{Stream, stream};
 use crate::behavior::Behavior;
 
 const PROMPTS: &str = include_str!("../../assets/prompts/countdown-ask.txt");
 
 /// Why a reply is not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum ReplyFault {
     #[error("not one thought and one answer")]
     Form,
@@ -22,6 +25,8 @@ pub enum ReplyFault {
     Excluded(Behavior),
     #[error("shows none of the behaviors of the condition")]
     Plain,
+    #[error(transparent)]
+    Gate(#[from] GateFault),
 }
 
 impl ReplyFault {
@@ -33,11 +38,13 @@ impl ReplyFault {
             ReplyFault::FalseStatements(_) => "false-statements",
             ReplyFault::Excluded(_) => "excluded-behavior",
             ReplyFault::Plain => "plain",
+            ReplyFault::Gate(fault) => fault.name(),
         }
     }
 }
 
-/// What to send to a model, as one user message. `None` for the conditions that are made from `all-strategies` traces.
+/// What to send to a model, as one user message. `None` for the conditions that are made from `all-strategies` traces,
+/// by [`derive`].
 pub fn ask(condition: Condition, puzzle: &Puzzle) -> Option<String> {
     let numbers = format!("{:?}", puzzle.numbers());
     let fill = |text: &str| text.replace("{numbers}", &numbers).replace("{target}", &puzzle.target().to_string());
@@ -66,6 +73,8 @@ pub fn accept(
     let is_single =
         !thought.contains("<answer>") && !thought.contains("<think>") && rest.matches("<answer>").count() == 1;
     let answer = answer(rest).filter(|answer| is_single && !answer.contains('\n')).ok_or(ReplyFault::Form)?;
+    // As every other trace has it: other scorers read ASCII alone.
+    let answer = &answer.replace('×', "*").replace('÷', "/").replace('−', "-");
     let verdict = judge_answer(puzzle, answer);
     let is_wanted = match wanted {
         Answers::Correct => verdict == Verdict::Solved,
@@ -87,9 +96,11 @@ pub fn accept(
     if !allowed.is_empty() && !allowed.iter().any(shows) {
         return Err(ReplyFault::Plain);
     }
+    let completion = complete(thought.trim(), answer);
+    check_answer(puzzle, &query, &completion, verdict)?;
     Ok(TraceRecord {
         query,
-        completion: complete(thought.trim(), answer),
+        completion,
         puzzle: *puzzle,
         condition,
         verdict,
@@ -98,6 +109,32 @@ pub fn accept(
         pair_id,
         phrases: Vec::new(),
     })
+}
+
+/// What a condition that is not asked for makes of an `all-strategies` trace: its answer, and another thought or none.
+pub fn derive(
+    original: &TraceRecord,
+    condition: Condition,
+    count_tokens: Option<&CountTokens>,
+    seed: u64,
+    index: u64,
+) -> Result<TraceRecord, TraceFault> {
+    let before = counter::thought(&original.completion).trim();
+    let (thought, counts) = match condition {
+        Condition::Scrambled => {
+            let thought = scramble(before, &mut stream(seed, index, Stream::Scramble));
+            let counts =
+                check_scrambled(&original.puzzle, &thought, before, counter::read(&original.puzzle, before).n_false)?
+                    .counts;
+            (thought, counts)
+        }
+        Condition::Empty => (String::new(), [0; 4]),
+        Condition::Dots => (dots(before, count_tokens.ok_or(TraceFault::Dots)?)?, [0; 4]),
+        _ => return Ok(TraceRecord { condition, ..original.clone() }),
+    };
+    let completion = complete(&thought, answer(&original.completion).unwrap_or_default());
+    check_answer(&original.puzzle, &original.query, &completion, original.verdict)?;
+    Ok(TraceRecord { completion, condition, counts, ..original.clone() })
 }
 
 #[cfg(test)]
@@ -142,5 +179,22 @@ mod tests {
         check(Direct, Correct, "a</think><answer>b</answer><answer>(5 + 7) * 3</answer>", Err("form"));
         check(Direct, Wrong, "5 + 7 = 12.</think><answer>5 + 7</answer>", Ok([0; 4]));
         check(Direct, Wrong, "5 + 7 = 12.</think>", Err("form"));
+        check(Direct, Correct, "5 + 7 = 12, 12 × 3 = 36.</think><answer>(5 + 7) × 3</answer>", Ok([0; 4]));
+        check(Direct, Correct, "a </answer> b</think><answer>(5 + 7) * 3</answer>", Err("form"));
+    }
+
+    #[test]
+    fn conditions_that_are_not_asked_for_are_made_of_all_strategies() {
+        let reply = "<think>3 + 5 = 8. Too low. Trying something else. 5 + 7 = 12. So 12 * 3 = 36.</think>\n<answer>(5 + 7) * 3</answer>";
+        let original = accept(&puzzle(), "q".to_owned(), Condition::AllStrategies, Answers::Correct, reply, 1).unwrap();
+        let words: CountTokens = std::sync::Arc::new(|text| text.split_whitespace().count());
+        let made = |condition| derive(&original, condition, Some(&words), 1, 1).unwrap();
+        assert_eq!(made(Condition::Empty).completion, " </think>\n<answer> (5 + 7) * 3 </answer>");
+        let n_dots = made(Condition::Dots).completion.matches('.').count();
+        assert_eq!(n_dots, counter::thought(&original.completion).split_whitespace().count());
+        let scrambled = made(Condition::Scrambled);
+        assert_eq!(scrambled.completion.len(), original.completion.len());
+        assert_ne!(scrambled.completion, original.completion);
+        assert_eq!(derive(&original, Condition::Dots, None, 1, 1), Err(TraceFault::Dots));
     }
 }

@@ -23,6 +23,17 @@ pub fn score(puzzle: &Puzzle, transcript: &str) -> f64 {
     extract(transcript).map_or(0.0, |answer| score_answer(puzzle, answer))
 }
 
+/// [`score`] of a query and the completion behind it, without joining them where that makes no difference: only the last
+/// line counts, and a completion of several lines holds all of it.
+pub fn score_completion(puzzle: &Puzzle, query: &str, completion: &str) -> f64 {
+    match completion.rsplit_once('\n') {
+        Some((_, line)) if query.contains("Assistant:") => {
+            answer_of_line(line).map_or(0.0, |answer| score_answer(puzzle, answer))
+        }
+        _ => score(puzzle, &[query, completion].concat()),
+    }
+}
+
 /// [`score`] of the text between the tags.
 pub fn score_answer(puzzle: &Puzzle, answer: &str) -> f64 {
     const SOLVED: f64 = 1.0;
@@ -42,8 +53,15 @@ pub fn score_answer(puzzle: &Puzzle, answer: &str) -> f64 {
 
 /// The last answer on the last line of the assistant's part.
 fn extract(transcript: &str) -> Option<&str> {
-    let (_, reply) = transcript.split_once("Assistant:").or_else(|| transcript.split_once("<|im_start|>assistant"))?;
-    let line = reply.rsplit('\n').next()?;
+    answer_of_line(reply(transcript)?.rsplit('\n').next()?)
+}
+
+fn reply(transcript: &str) -> Option<&str> {
+    let split = transcript.split_once("Assistant:").or_else(|| transcript.split_once("<|im_start|>assistant"));
+    split.map(|(_, reply)| reply)
+}
+
+fn answer_of_line(line: &str) -> Option<&str> {
     // Python's non-greedy matches do not overlap: scanning from the left, each opening tag takes the first closing tag after it.
     let mut found = None;
     let mut rest = line;
@@ -166,6 +184,30 @@ mod tests {
         check("Assistant: <answer>no</answer> <answer>4*3</answer>", 1.0);
         check("Assistant: <answer><answer>4*3</answer>", 0.1);
         check("Assistant: 3*4", 0.0);
+    }
+
+    #[test]
+    fn a_completion_scores_as_its_transcript() {
+        let puzzle = Puzzle::new(&[3, 4], 12).unwrap();
+        for query in [
+            "User: \u{2026}\nAssistant: <think>",
+            "<|im_start|>assistant\n<think>",
+            "none",
+            "",
+            "a <answer>3*4</answer>",
+        ] {
+            for completion in [
+                "</think>\n<answer>3*4</answer>",
+                "<answer>3*4</answer>",
+                "Assistant:\n<answer>3*4</answer>",
+                "\n",
+                "",
+                "<answer>3*4</answer>\n",
+            ] {
+                let whole = score(&puzzle, &[query, completion].concat());
+                assert_eq!(score_completion(&puzzle, query, completion), whole, "{query:?} {completion:?}");
+            }
+        }
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Draws puzzles: the paper's generator with its numbers as parameters, or a list of given ones.
+//! Draws puzzles: the paper's generator with its numbers as parameters; or sifts given ones by the same rules.
 
 use super::derivation::{Derivation, Operator};
 use super::puzzle::{MAX_NUMBERS, Multiset, Puzzle, Split, Splits};
@@ -94,8 +94,19 @@ fn largest_value(n: usize, largest: u32, operators: Operators) -> u64 {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
     Drawn(PuzzleSpec),
-    /// Given puzzles in order, from the start again after the last.
-    Listed(Vec<Puzzle>),
+    /// From the caller, one by one: see [`Draw::sift`].
+    Given,
+}
+
+/// Why a given puzzle cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unusable {
+    /// Its numbers belong to another split.
+    OtherSplit,
+    /// Its numbers must never come up.
+    Excluded,
+    /// Natural numbers do not reach the target.
+    Unsolvable,
 }
 
 /// A stream of solvable puzzles with a solution each, addressed by index.
@@ -127,10 +138,7 @@ impl Draw {
                 spec.validate()?;
                 spec.operators
             }
-            Source::Listed(puzzles) if puzzles.is_empty() => {
-                return Err(Failure::new(Exit::Usage, "the list of puzzles is empty"));
-            }
-            Source::Listed(_) => Operators::ALL,
+            Source::Given => Operators::ALL,
         };
         let rules = Rules { operators, intermediates: Intermediates::Naturals };
         let draw = Self { source, excluded: Arc::new(excluded), split, rules, seed };
@@ -157,24 +165,40 @@ impl Draw {
         self.rules.operators
     }
 
-    /// The puzzle of an index and one of its solutions, drawn evenly. `None` if the listed one cannot be used.
+    /// The puzzle of an index and one of its solutions, drawn evenly. `None` if none was found, or puzzles are given.
     pub fn puzzle(&self, index: u64) -> Option<(Puzzle, Derivation)> {
-        let mut rng = super::stream(self.seed, index, super::Stream::Puzzle);
-        match &self.source {
-            Source::Listed(puzzles) => {
-                let position = usize::try_from(index % puzzles.len() as u64).ok()?;
-                self.solve(&puzzles[position], &mut rng)
-            }
-            Source::Drawn(spec) => (0..MAX_DRAWS).find_map(|_| self.solve(&draw(spec, &mut rng)?, &mut rng)),
+        let Source::Drawn(spec) = &self.source else { return None };
+        let mut rng = self.rng(index);
+        (0..MAX_DRAWS).find_map(|_| {
+            let puzzle = draw(spec, &mut rng)?;
+            self.sift(&puzzle).ok()?;
+            Some((puzzle, self.solve(&puzzle, &mut rng)?))
+        })
+    }
+
+    /// Whether a puzzle is of the split and not excluded. Solving it is for [`Draw::solution`] to try.
+    pub fn sift(&self, puzzle: &Puzzle) -> Result<(), Unusable> {
+        let multiset = puzzle.multiset();
+        if self.split.is_some_and(|(splits, split)| splits.of(&multiset) != split) {
+            Err(Unusable::OtherSplit)
+        } else if self.excluded.contains(&multiset) {
+            Err(Unusable::Excluded)
+        } else {
+            Ok(())
         }
     }
 
-    fn solve(&self, puzzle: &Puzzle, rng: &mut ChaCha8Rng) -> Option<(Puzzle, Derivation)> {
-        let multiset = puzzle.multiset();
-        let is_of_split = self.split.is_none_or(|(splits, split)| splits.of(&multiset) == split);
-        if !is_of_split || self.excluded.contains(&multiset) {
-            return None;
-        }
+    /// One of the solutions of a given puzzle, drawn evenly by its index.
+    pub fn solution(&self, index: u64, puzzle: &Puzzle) -> Result<Derivation, Unusable> {
+        self.sift(puzzle)?;
+        self.solve(puzzle, &mut self.rng(index)).ok_or(Unusable::Unsolvable)
+    }
+
+    fn rng(&self, index: u64) -> ChaCha8Rng {
+        super::stream(self.seed, index, super::Stream::Puzzle)
+    }
+
+    fn solve(&self, puzzle: &Puzzle, rng: &mut ChaCha8Rng) -> Option<Derivation> {
         let mut found = None;
         let mut n_found = 0u32;
         let _ = visit_solutions(puzzle, self.rules, |derivation| {
@@ -184,7 +208,7 @@ impl Draw {
             }
             ControlFlow::Continue(())
         });
-        found.map(|solution| (*puzzle, solution))
+        found
     }
 }
 
@@ -237,8 +261,26 @@ mod tests {
             PuzzleSpec { numbers: 1..=4_000_000, sizes: vec![(4, 1.0)], ..paper() },
             "the numbers [4000000, 4000000, 4000000, 4000000] with the target 25 are too large to be searched exactly",
         );
-        let empty = Draw::new(Source::Listed(vec![]), BTreeSet::new(), None, 1);
-        assert_eq!(empty.unwrap_err().to_string(), "the list of puzzles is empty");
+    }
+
+    #[test]
+    fn given_puzzles_are_sifted() {
+        let excluded = BTreeSet::from([Multiset::new(&[2, 3, 4])]);
+        let splits = Splits { seed: 3, test: 0.5, validation: 0.0 };
+        let draw = Draw::new(Source::Given, excluded.clone(), None, 1).unwrap();
+        let check = |numbers: &[u32], target: u32, expect: Result<Option<i64>, Unusable>| {
+            let found = draw.solution(7, &Puzzle::new(numbers, target).unwrap());
+            assert_eq!(found.map(|solution| solution.value()), expect, "{numbers:?}");
+        };
+        check(&[3, 5, 7], 36, Ok(Some(36)));
+        check(&[1, 1, 1], 100, Err(Unusable::Unsolvable));
+        check(&[4, 2, 3], 24, Err(Unusable::Excluded));
+        assert_eq!(draw.puzzle(0), None);
+        let n_of = |split: Split| {
+            let draw = Draw::new(Source::Given, BTreeSet::new(), Some((splits, split)), 1).unwrap();
+            (1..200).filter(|&number| draw.sift(&Puzzle::new(&[number, 5], 6).unwrap()).is_ok()).count()
+        };
+        assert_eq!(n_of(Split::Test) + n_of(Split::Train), 199);
     }
 
     #[test]

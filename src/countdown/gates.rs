@@ -61,28 +61,33 @@ pub const fn expected_verdict(stratum: Option<Stratum>) -> Verdict {
     }
 }
 
+/// How many statements of a thought are false.
+pub fn expected_false(stratum: Option<Stratum>) -> u32 {
+    u32::from(stratum == Some(Stratum::Slip))
+}
+
 /// Form and answer: what holds for every condition. `query` and `completion` together are what a scorer sees.
-pub fn check_answer(
-    puzzle: &Puzzle,
-    query: &str,
-    completion: &str,
-    stratum: Option<Stratum>,
-) -> Result<Verdict, GateFault> {
-    let is_single = |tag: &str| completion.matches(tag).count() == 1;
-    let has_form = ["</think>", "<answer>", "</answer>"].into_iter().all(is_single)
+pub fn check_answer(puzzle: &Puzzle, query: &str, completion: &str, expected: Verdict) -> Result<Verdict, GateFault> {
+    const TAGS: [&str; 3] = ["</think>", "<answer>", "</answer>"];
+    let mut n_tags = [0; 3];
+    for (at, _) in completion.match_indices('<') {
+        for (n, tag) in n_tags.iter_mut().zip(TAGS) {
+            *n += usize::from(completion[at..].starts_with(tag));
+        }
+    }
+    let has_form = n_tags == [1; 3]
         && completion.ends_with("</answer>")
         && completion.rsplit('\n').next().is_some_and(|line| line.starts_with("<answer>"));
     if !has_form {
         return Err(GateFault::Form);
     }
-    let (expected, found) = (expected_verdict(stratum), judge(puzzle, completion));
+    let found = judge(puzzle, completion);
     if expected != found {
         return Err(GateFault::Verdict { expected, found });
     }
     // TinyZero's scorer sees a transcript; a query without its marker cannot be scored by it.
     if query.contains("Assistant:") {
-        let transcript = [query, completion].concat();
-        let score = compat::score(puzzle, &transcript);
+        let score = compat::score_completion(puzzle, query, completion);
         if (score == 1.0) != (found == Verdict::Solved) {
             return Err(GateFault::Scorer(score));
         }
@@ -99,7 +104,7 @@ pub fn check_thought(
     n_tries: u32,
 ) -> Result<Reading, GateFault> {
     let reading = counter::read(puzzle, counter::thought(completion));
-    let expected_false = u32::from(stratum == Some(Stratum::Slip));
+    let expected_false = expected_false(stratum);
     if reading.n_false != expected_false {
         return Err(GateFault::FalseStatements { expected: expected_false, found: reading.n_false });
     }
@@ -117,13 +122,8 @@ pub fn check_thought(
     Ok(reading)
 }
 
-/// A scrambled thought has the sentences of the thought it was made from, and no others.
-pub fn check_scrambled(
-    puzzle: &Puzzle,
-    thought: &str,
-    original: &str,
-    stratum: Option<Stratum>,
-) -> Result<Reading, GateFault> {
+/// A scrambled thought has the sentences of the thought it was made from, and no others; `expected` of them are false.
+pub fn check_scrambled(puzzle: &Puzzle, thought: &str, original: &str, expected: u32) -> Result<Reading, GateFault> {
     let sorted = |text| {
         let mut pieces = sentences(text).0;
         pieces.sort_unstable();
@@ -133,7 +133,6 @@ pub fn check_scrambled(
         return Err(GateFault::Thought);
     }
     let reading = counter::read(puzzle, thought);
-    let expected = u32::from(stratum == Some(Stratum::Slip));
     if reading.n_false != expected {
         return Err(GateFault::FalseStatements { expected, found: reading.n_false });
     }
@@ -168,8 +167,9 @@ mod tests {
     #[test]
     fn form_and_answer() {
         let check = |completion: &str, stratum: Option<Stratum>, expect: Option<&str>| {
+            let expected = expected_verdict(stratum);
             let found =
-                check_answer(&puzzle(), "Assistant: <think>", completion, stratum).err().map(|fault| fault.name());
+                check_answer(&puzzle(), "Assistant: <think>", completion, expected).err().map(|fault| fault.name());
             assert_eq!(found, expect, "{completion}");
         };
         check(" x </think>\n<answer> 3 * (5 + 7) </answer>", None, None);

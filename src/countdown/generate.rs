@@ -146,15 +146,21 @@ impl Generator {
         Ok(Self { spec, draw, query, bank, habits, failure_odds, count_tokens })
     }
 
-    /// The trace of an index.
+    /// The trace of an index, on the puzzle drawn for it.
     pub fn trace(&self, index: u64) -> Result<TraceRecord, TraceFault> {
+        let (puzzle, solution) = self.draw.puzzle(index).ok_or(TraceFault::Puzzle)?;
+        self.trace_on(index, &puzzle, &solution)
+    }
+
+    /// The trace of an index on a puzzle that was drawn or given, which ends with this solution.
+    pub fn trace_on(&self, index: u64, puzzle: &Puzzle, solution: &Derivation) -> Result<TraceRecord, TraceFault> {
         let mut rng = stream(self.spec.seed, index, Stream::Answer);
         let is_wrong = match self.spec.answers {
             Answers::Correct => false,
             Answers::Wrong => true,
             Answers::Mixed => rng.random_bool(self.spec.wrong_share),
         };
-        let correct = self.correct(index)?;
+        let correct = self.correct(index, puzzle, solution)?;
         if is_wrong {
             let stratum = self.stratum(rng.random());
             self.finish(self.wrong(&correct, stratum, index)?, index)
@@ -171,7 +177,8 @@ impl Generator {
             rng.random_bool(self.spec.wrong_share);
         }
         let stratum = self.stratum(rng.random());
-        let correct = self.correct(index)?;
+        let (puzzle, solution) = self.draw.puzzle(index).ok_or(TraceFault::Puzzle)?;
+        let correct = self.correct(index, &puzzle, &solution)?;
         let wrong = self.wrong(&correct, stratum, index)?;
         Ok((self.finish(correct, index)?, self.finish(wrong, index)?))
     }
@@ -188,10 +195,9 @@ impl Generator {
         found.map_or(Stratum::RuleBreak, |(stratum, _)| stratum)
     }
 
-    fn correct(&self, index: u64) -> Result<Draft, TraceFault> {
-        let (puzzle, solution) = self.draw.puzzle(index).ok_or(TraceFault::Puzzle)?;
+    fn correct(&self, index: u64, puzzle: &Puzzle, solution: &Derivation) -> Result<Draft, TraceFault> {
         let mut rng = stream(self.spec.seed, index, Stream::Plan);
-        let trace = planner::plan(&puzzle, &solution, self.draw.operators(), &self.habits, self.failure_odds, &mut rng);
+        let trace = planner::plan(puzzle, solution, self.draw.operators(), &self.habits, self.failure_odds, &mut rng);
         let draft = self.told(trace, None, index, 0);
         self.check(&draft)?;
         Ok(draft)
@@ -263,18 +269,21 @@ impl Generator {
         let planned = draft.trace.counts();
         let thought = match self.spec.condition {
             Condition::Empty => String::new(),
-            Condition::Dots => self.dots(&draft.thought)?,
+            Condition::Dots => dots(&draft.thought, self.count_tokens.as_ref().ok_or(TraceFault::Dots)?)?,
             Condition::Scrambled => scramble(&draft.thought, &mut stream(self.spec.seed, index, Stream::Scramble)),
             _ => draft.thought.clone(),
         };
         let counts = match self.spec.condition {
             Condition::Empty | Condition::Dots => [0; 4],
-            Condition::Scrambled => gates::check_scrambled(&puzzle, &thought, &draft.thought, draft.stratum)?.counts,
+            Condition::Scrambled => {
+                let n_false = gates::expected_false(draft.stratum);
+                gates::check_scrambled(&puzzle, &thought, &draft.thought, n_false)?.counts
+            }
             _ => planned,
         };
         let query = self.query.fill(&puzzle);
         let completion = complete(&thought, &draft.answer);
-        let verdict = gates::check_answer(&puzzle, &query, &completion, draft.stratum)?;
+        let verdict = gates::check_answer(&puzzle, &query, &completion, gates::expected_verdict(draft.stratum))?;
         Ok(TraceRecord {
             query,
             completion,
@@ -283,33 +292,37 @@ impl Generator {
             verdict,
             stratum: draft.stratum,
             counts,
-            pair_id: mix(mix(self.spec.seed) ^ index),
+            pair_id: pair_id(self.spec.seed, index),
             phrases: draft.phrases,
         })
     }
+}
 
-    /// As many tokens of dots as the thought has tokens.
-    fn dots(&self, thought: &str) -> Result<String, TraceFault> {
-        let Some(count) = &self.count_tokens else { return Err(TraceFault::Dots) };
-        let wanted = count(thought);
-        let mut n_dots = wanted;
-        // Where a tokenizer joins dots, more of them are needed than tokens; each round scales by what is missing.
-        for _ in 0..16 {
-            let dots = " .".repeat(n_dots);
-            let dots = dots.trim_start();
-            let found = count(dots);
-            if found == wanted {
-                return Ok(dots.to_owned());
-            }
-            let scaled = if found == 0 { n_dots + 1 } else { (n_dots * wanted).div_ceil(found) };
-            n_dots = match scaled == n_dots {
-                true if found < wanted => n_dots + 1,
-                true => n_dots.saturating_sub(1),
-                false => scaled,
-            };
+/// As many tokens of dots as the thought has tokens.
+pub(super) fn dots(thought: &str, count: &CountTokens) -> Result<String, TraceFault> {
+    let wanted = count(thought);
+    let mut n_dots = wanted;
+    // Where a tokenizer joins dots, more of them are needed than tokens; each round scales by what is missing.
+    for _ in 0..16 {
+        let dots = " .".repeat(n_dots);
+        let dots = dots.trim_start();
+        let found = count(dots);
+        if found == wanted {
+            return Ok(dots.to_owned());
         }
-        Err(TraceFault::Dots)
+        let scaled = if found == 0 { n_dots + 1 } else { (n_dots * wanted).div_ceil(found) };
+        n_dots = match scaled == n_dots {
+            true if found < wanted => n_dots + 1,
+            true => n_dots.saturating_sub(1),
+            false => scaled,
+        };
     }
+    Err(TraceFault::Dots)
+}
+
+/// What ties the traces of one puzzle together, by seed and index.
+pub fn pair_id(seed: u64, index: u64) -> u64 {
+    mix(mix(seed) ^ index)
 }
 
 /// A completion from its parts. The thought stands between blanks so that it never joins a tag; without one, a blank stays.

@@ -41,6 +41,7 @@ pub fn plan(
         n_failed += 1;
     }
     let mut tries = vec![Try { derivation: commuted(solution, rng), from: 0, slip: None }];
+    let mut known: Vec<u64> = tries.iter().map(|attempt| attempt.derivation.class()).collect();
     for _ in 0..n_failed {
         let kept = match tries.last() {
             Some(next) if rng.random_bool(habits.keeps_steps) => {
@@ -56,13 +57,16 @@ pub fn plan(
             values.is_none_or(|values| values[from..from + kept].contains(&puzzle.target().into()))
         };
         let kept = if tries.last().is_some_and(|next| holds_target(&next.derivation)) { 0 } else { kept };
-        let failed = failed_try(&tries, kept, puzzle, operators, habits, taste, rng).map(|failed| (failed, kept));
+        let failed =
+            failed_try(&tries, &known, kept, puzzle, operators, habits, taste, rng).map(|failed| (failed, kept));
         // What was kept may leave no other way; the start does.
-        let from_start = || failed_try(&tries, 0, puzzle, operators, habits, taste, rng).map(|failed| (failed, 0));
+        let from_start =
+            || failed_try(&tries, &known, 0, puzzle, operators, habits, taste, rng).map(|failed| (failed, 0));
         let Some((failed, kept)) = failed.or_else(from_start) else { break };
         if let Some(next) = tries.last_mut() {
             next.from = kept as u8;
         }
+        known.push(failed.derivation.class());
         tries.push(failed);
     }
     tries.reverse();
@@ -136,9 +140,12 @@ impl Seen {
     }
 }
 
-/// A combination that keeps the first `kept` steps of the try after it and misses the target, unlike any other.
+/// A combination that keeps the first `kept` steps of the try after it and misses the target, unlike any other: its class is
+/// not `known`.
+#[expect(clippy::too_many_arguments, reason = "each is one choice of the plan")]
 fn failed_try(
     tries: &[Try],
+    known: &[u64],
     kept: usize,
     puzzle: &Puzzle,
     operators: Operators,
@@ -148,7 +155,6 @@ fn failed_try(
 ) -> Option<Try> {
     let mut start = tries.last()?.derivation;
     start.truncate(kept);
-    let known: Vec<u64> = tries.iter().map(|attempt| attempt.derivation.class()).collect();
     for _ in 0..12 {
         let Some(mut derivation) = play(&start, None, puzzle.target().into(), operators, taste, rng) else { continue };
         let n_steps = derivation.steps().len();

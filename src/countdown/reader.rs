@@ -98,6 +98,14 @@ impl<'a> Iterator for Reader<'a> {
     fn next(&mut self) -> Option<Item<'a>> {
         loop {
             let symbol = self.cursor.symbol?;
+            if let Symbol::Number(value, _) = symbol {
+                // Most numbers stand alone; what follows says so at once.
+                let after = self.cursor.next();
+                if !may_continue(after.symbol) {
+                    self.cursor = after;
+                    return Some(Item::Number(value));
+                }
+            }
             if matches!(symbol, Symbol::Number(..) | Symbol::Open | Symbol::Operator(Operator::Subtract))
                 && let Some((statement, after)) = parse_statement(&self.cursor)
             {
@@ -141,6 +149,11 @@ impl<'a> Cursor<'a> {
         next.advance();
         next
     }
+}
+
+/// Whether a number before this symbol may begin a statement.
+fn may_continue(symbol: Option<Symbol<'_>>) -> bool {
+    matches!(symbol, Some(Symbol::Operator(_) | Symbol::Equals(_) | Symbol::Newline | Symbol::Word("x" | "X")))
 }
 
 /// A statement from here, and where it ends.

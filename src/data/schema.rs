@@ -131,13 +131,28 @@ pub fn traces() -> SchemaRef {
         Field::new("target", DataType::Int32, false),
         Field::new("condition", dictionary(), false),
         Field::new("verdict", dictionary(), false),
-        // Null: the answer is correct.
+        // Null: the answer is correct, or a model wrote it.
         Field::new("stratum", dictionary(), true),
     ];
     fields
         .extend(Behavior::ALL.map(|behavior| Field::new(format!("{}_count", behavior.name()), DataType::Int32, false)));
     fields.extend([Field::new("pair_id", DataType::UInt64, false), messages("messages")]);
     Arc::new(Schema::new(fields))
+}
+
+/// `prime/<condition>/rejected.parquet`: one row per reply of a model that no trace was made of.
+pub fn rejected() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        numbers(),
+        Field::new("target", DataType::Int32, false),
+        Field::new("split", dictionary(), false),
+        // Counted from 0.
+        Field::new("attempt", DataType::Int32, false),
+        Field::new("reason", dictionary(), false),
+        Field::new("detail", DataType::Utf8, false),
+        // Null: the model did not answer.
+        Field::new("reply", DataType::Utf8, true),
+    ]))
 }
 
 /// `prime/verl/*.parquet`: verl's format of RL prompts.

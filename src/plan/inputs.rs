@@ -249,13 +249,6 @@ pub(super) fn pin_resources(
             }
         }
     }
-    if let Some(endpoint) = config.classify.as_ref().and_then(|classify| classify.endpoint.as_ref()) {
-        for (key, path) in [("tokenizer", &endpoint.tokenizer), ("prompts", &endpoint.prompts)] {
-            if let Some(path) = path {
-                pin(&format!("classify.endpoint.{key}"), path, &|| pin_path(path))?;
-            }
-        }
-    }
     if let Some(rewrite) = &config.rewrite {
         if let Some(lm) = &rewrite.lm {
             pin("rewrite.lm.model", &lm.model, &|| pin_model(&lm.model, hub))?;
@@ -264,14 +257,26 @@ pub(super) fn pin_resources(
             pin("rewrite.prompts", prompts, &|| pin_path(prompts))?;
         }
     }
+    if let Some(endpoint) = config.classify.as_ref().and_then(|classify| classify.endpoint.as_ref()) {
+        for (key, path) in [("tokenizer", &endpoint.tokenizer), ("prompts", &endpoint.prompts)] {
+            if let Some(path) = path {
+                pin(&format!("classify.endpoint.{key}"), path, &|| pin_path(path))?;
+            }
+        }
+    }
     if let Some(prime) = &config.prime {
         for (key, file) in [("query", &prime.query), ("tokenizer", &prime.tokenizer)] {
             if let Some(file) = file {
                 pin(&format!("prime.{key}"), file, &|| pin_path(file))?;
             }
         }
-        for (index, file) in prime.exclude.iter().enumerate() {
-            pin(&format!("prime.exclude[{index}]"), file, &|| pin_path(file))?;
+        for (key, files) in [("exclude", &prime.exclude), ("puzzles", &prime.puzzles)] {
+            for (index, file) in files.iter().enumerate() {
+                pin(&format!("prime.{key}[{index}]"), file, &|| pin_path(file))?;
+            }
+        }
+        if let Some(lm) = prime.author.as_ref().and_then(|author| author.lm.as_ref()) {
+            pin("prime.author.lm.model", &lm.model, &|| pin_model(&lm.model, hub))?;
         }
     }
     if let Some(curate) = &config.curate {

@@ -92,8 +92,11 @@ pub(super) fn stage_key(
         }
         Work::Prime(prime) => {
             let files = [&prime.query, &prime.tokenizer].map(pinned);
-            let excluded: Vec<_> = prime.exclude.iter().map(|file| pinned(&Some(file.clone()))).collect();
-            (json!([crate::stages::prime::FORMAT, canonical(prime), files, excluded, limit]), seed)
+            let puzzles = prime.exclude.iter().chain(&prime.puzzles);
+            let puzzles: Vec<_> = puzzles.map(|file| pinned(&Some(file.clone()))).collect();
+            let author = prime.author.as_ref().and_then(|author| author.lm.as_ref());
+            let author = author.map(|lm| pinned(&Some(lm.model.clone())));
+            (json!([crate::stages::prime::FORMAT, canonical(prime), files, puzzles, author, limit]), seed)
         }
         Work::Report(report) => (canonical(report), seed),
     };

@@ -17,6 +17,8 @@ const LABEL_BYTES: u64 = 60;
 
 /// Bytes of a priming trace in Parquet, about.
 const TRACE_BYTES: u64 = 700;
+/// Of an RL prompt.
+const PROMPT_BYTES: u64 = 60;
 
 /// A plan in numbers; what `pipeline plan --json` and `pipeline status --json` print.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -245,7 +247,10 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
                 })
                 .0
             }
-            Work::Prime(prime) => crate::stages::prime::traces(prime, plan.limit) * TRACE_BYTES,
+            Work::Prime(prime) => {
+                let (traces, prompts) = crate::stages::prime::rows(prime, plan.limit);
+                traces.saturating_mul(TRACE_BYTES).saturating_add(prompts.saturating_mul(PROMPT_BYTES))
+            }
             Work::Curate(_) | Work::Rewrite(_) | Work::Report(_) => 0,
         };
     }

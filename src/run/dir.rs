@@ -9,7 +9,7 @@
 //!   classify/journal/<unit>.jsonl      labels of the unit in hand
 //!   sketch/<unit>.parquet              sizes and MinHash keys
 //!   curate/<corpus>/train-00000-of-000NN.parquet, test-…, README.md
-//!   prime/<condition>/{train,test}.parquet, prime/verl/…, fairness.json, README.md
+//!   prime/<condition>/{train,test,rejected}.parquet, prime/verl/…, fairness.json, README.md
 //!   arms/<arm>/…                       the same for stages that an arm changes
 //! ```
 

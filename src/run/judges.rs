@@ -119,7 +119,7 @@ fn read_prompts(template: &mut String, questions: &mut [String; 4], folder: &Pat
 }
 
 /// The model on this disk; fetched from the hub first if that is where it is.
-fn model_path(model: &str, plan: &Plan, hub: &Hub) -> anyhow::Result<PathBuf> {
+pub(super) fn model_path(model: &str, plan: &Plan, hub: &Hub) -> anyhow::Result<PathBuf> {
     if !model.starts_with("hf://") {
         return Ok(model.into());
     }

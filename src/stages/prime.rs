@@ -1,46 +1,46 @@
 //! `prime`: Countdown priming traces, the same puzzles under every condition, each past every gate before it is written.
 //!
-//! It is one unit. Traces are made in chunks and streamed to the files of all conditions at once, each from its seed and
-//! index alone: memory does not grow with their number, but for the numbers of the test puzzles, which no other split may use.
+//! It is one unit: a puzzle that one condition cannot use is used by none, so that no condition can be made by itself.
+//! Traces are made in chunks and streamed to the files of all conditions at once, each from its seed and index alone: memory
+//! does not grow with their number, but for the numbers of the sets that no training trace may use. Where a language model
+//! writes, its replies are journaled.
 
+mod authored;
 mod card;
-mod exclude;
+mod puzzles;
 mod rows;
+mod supply;
+mod writing;
 
 use crate::config::{Config, Prime, Recipe};
-use crate::countdown::condition::{Condition, Strata};
+use crate::countdown::condition::Strata;
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
-use crate::countdown::fairness::{Fairness, Meter};
-use crate::countdown::generate::{CountTokens, Generator, TraceFault, TraceRecord, TraceSpec};
-use crate::countdown::puzzle::{Multiset, Puzzle, Split, Splits, mix};
+use crate::countdown::fairness::Fairness;
+use crate::countdown::generate::{CountTokens, Generator, TraceSpec};
+use crate::countdown::puzzle::{Multiset, Split, Splits, mix};
 use crate::countdown::query::QueryTemplate;
-use crate::data::parquet_sink::{ParquetSink, Profile, Written};
-use crate::data::schema;
 use crate::data::token_count::TokenCounter;
 use crate::error::{Exit, Failure};
 use crate::plan::Stage;
-use crate::run::Runner;
-use crate::run::manifest::{Counts, LabelStatistics, Manifest, Output};
+use crate::run::journal::Journal;
+use crate::run::manifest::{Counts, LabelStatistics, Manifest};
 use crate::run::work::Tracker;
+use crate::run::{Runner, generators};
 use crate::stages::curate::write_text;
-use rayon::prelude::*;
+use authored::{Answered, AuthorReport, Desk};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use supply::{PuzzleCounts, Supply};
+use writing::Work;
 
 /// The version of the traces. Raise it when equal settings give other bytes.
-pub const FORMAT: u32 = 1;
-
-/// Puzzles that are made at a time, for all conditions.
-const CHUNK: u64 = 1024;
+pub const FORMAT: u32 = 2;
 
 /// The share of all number multisets held for testing, and for RL prompts; the rest is for priming.
 const TEST_SHARE: f64 = 0.1;
 const RL_SHARE: f64 = 0.4;
-
-/// So many puzzles may fail for each one that succeeds, beside some to begin with, before the stage gives up.
-const MAX_FAILED: u64 = 100;
 
 /// What a set of puzzles is for. Each has a random stream of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,16 @@ impl Part {
         }
     }
 
+    /// What it is called in reports.
+    const fn label(self) -> &'static str {
+        match self {
+            Part::Train => "train",
+            Part::Test => "test",
+            Part::RlTrain => "verl-train",
+            Part::RlTest => "verl-test",
+        }
+    }
+
     const fn split(self) -> Split {
         match self {
             Part::Train => Split::Train,
@@ -69,18 +79,25 @@ impl Part {
     }
 
     fn wanted(self, prime: &Prime, limit: Option<u64>) -> u64 {
-        let wanted = if self.name() == "train" { prime.train } else { prime.test };
+        let rl = prime.rl.as_ref();
+        let wanted = match self {
+            Part::Train => prime.train,
+            Part::Test => prime.test,
+            Part::RlTrain => rl.map_or(0, |rl| rl.train),
+            Part::RlTest => rl.map_or(0, |rl| rl.test),
+        };
         limit.map_or(wanted, |limit| wanted.min(limit))
     }
 }
 
-/// How many traces a run makes, of all conditions.
-pub fn traces(prime: &Prime, limit: Option<u64>) -> u64 {
-    let each = Part::Train.wanted(prime, limit) + Part::Test.wanted(prime, limit);
-    each * prime.conditions.len() as u64
+/// How many traces a run makes, of all conditions, and how many RL prompts.
+pub fn rows(prime: &Prime, limit: Option<u64>) -> (u64, u64) {
+    let each = Part::Train.wanted(prime, limit).saturating_add(Part::Test.wanted(prime, limit));
+    let prompts = Part::RlTrain.wanted(prime, limit).saturating_add(Part::RlTest.wanted(prime, limit));
+    (each.saturating_mul(prime.conditions.len() as u64), prompts)
 }
 
-/// What must be alike between conditions, measured: `fairness.json`.
+/// What must be alike between conditions, measured, and where everything came from: `fairness.json`.
 #[derive(Debug, Clone, Serialize)]
 struct FairnessReport {
     /// What lengths are counted in.
@@ -91,12 +108,15 @@ struct FairnessReport {
     overlap: BTreeMap<&'static str, u64>,
     /// Traces that were made and not written, by reason.
     dropped: BTreeMap<String, u64>,
+    /// Rows of the recipe's puzzle files, by what they were looked at for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    puzzles: BTreeMap<&'static str, PuzzleCounts>,
+    /// The model that wrote the traces, if one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    author: Option<AuthorReport>,
     /// By condition and split.
     conditions: BTreeMap<&'static str, BTreeMap<&'static str, Fairness>>,
 }
-
-/// A trace with the length of its completion, or why there is none.
-type Made = Result<(TraceRecord, usize), TraceFault>;
 
 /// What the recipe's files hold.
 struct Tools {
@@ -123,16 +143,26 @@ impl Tools {
         });
         let mut excluded = BTreeSet::new();
         for (index, file) in prime.exclude.iter().enumerate() {
-            exclude::read(Path::new(file), &mut excluded)
+            puzzles::exclude(Path::new(file), &mut excluded)
                 .map_err(|failure| (format!("prime.exclude[{index}]"), failure))?;
+        }
+        for (index, file) in prime.puzzles.iter().enumerate() {
+            puzzles::PuzzleFile::open(Path::new(file), true)
+                .and_then(|mut file| file.next_row())
+                .map_err(|failure| (format!("prime.puzzles[{index}]"), failure))?;
         }
         Ok(Self { query, count_tokens, excluded })
     }
 
     fn draw(&self, prime: &Prime, seed: u64, part: Part) -> Result<Draw, Failure> {
         let splits = Splits { seed, test: TEST_SHARE, validation: RL_SHARE };
-        let source = Source::Drawn(PuzzleSpec::from(prime));
+        let drawn = || Source::Drawn(PuzzleSpec::from(prime));
+        let source = if prime.puzzles.is_empty() { drawn() } else { Source::Given };
         Draw::new(source, self.excluded.clone(), Some((splits, part.split())), seed_of(seed, part))
+    }
+
+    fn supply<'p>(&self, prime: &'p Prime, seed: u64, part: Part) -> Result<Supply<'p>, Failure> {
+        Ok(Supply::new(prime, self.draw(prime, seed, part)?))
     }
 
     /// One generator per condition, all on the same puzzles.
@@ -153,16 +183,9 @@ impl Tools {
         generators.collect()
     }
 
-    /// The trace of an index and the length of its completion.
-    fn make(&self, generator: &Generator, index: u64) -> Made {
-        let mut trace = generator.trace(index)?;
-        if matches!(trace.condition, Condition::Empty | Condition::Dots) {
-            // They are of the thought that is not shown.
-            trace.phrases.clear();
-        }
-        let count = self.count_tokens.as_ref();
-        let length = count.map_or_else(|| trace.completion.chars().count(), |count| count(&trace.completion));
-        Ok((trace, length))
+    /// In tokens if there is a tokenizer, else in characters.
+    fn length(&self, completion: &str) -> usize {
+        self.count_tokens.as_ref().map_or_else(|| completion.chars().count(), |count| count(completion))
     }
 }
 
@@ -185,63 +208,77 @@ pub fn check_recipe(recipe: &Recipe, arm: &str, config: &Config) -> anyhow::Resu
     };
     let tools = Tools::load(prime).map_err(|(key, failure)| located(&key, failure))?;
     for part in [Part::Train, Part::Test, Part::RlTrain] {
-        if part != Part::RlTrain || prime.verl {
+        if part != Part::RlTrain || prime.rl.is_some() {
             tools.generators(prime, config.seed, part).map_err(|failure| located("prime", failure))?;
         }
     }
     Ok(())
 }
 
+/// The journal of a model's replies, relative to the run folder. It is of no use once the stage has its manifest, and not before.
+pub fn journal_of(stage: &Stage) -> String {
+    format!("{}/{JOURNAL}", stage.folder)
+}
+
+const JOURNAL: &str = "journal.jsonl";
+
 /// Writes everything. None: stopped by a signal.
 pub fn run(runner: &Runner, stage: &Stage, prime: &Prime) -> anyhow::Result<Option<Manifest>> {
     let (seed, limit) = (runner.plan.seed, runner.plan.limit);
     let tools = Tools::load(prime).map_err(|(_, failure)| failure)?;
     // What an earlier recipe left must not be read along with this one's: it may have had other conditions.
-    runner.dir.remove(&stage.folder)?;
-    let total = traces(prime, limit);
-    let tracker =
-        Tracker::new(runner.reporter, &stage.folder, Some(total), &Counts::default(), &LabelStatistics::default());
-    let mut work = Work {
-        runner,
-        stage,
-        prime,
-        tools: &tools,
-        tracker: &tracker,
-        outputs: Vec::new(),
-        counts: Counts::default(),
-        seen: Vec::new(),
-        report: FairnessReport {
-            length_unit: if tools.count_tokens.is_some() { "tokens" } else { "characters" },
-            same_puzzles: true,
-            overlap: BTreeMap::from([("test", 0), ("excluded", 0)]),
-            dropped: BTreeMap::new(),
-            conditions: BTreeMap::new(),
-        },
+    remove_leftovers(runner, stage)?;
+    let (traces, prompts) = rows(prime, limit);
+    let tracker = Tracker::new(
+        runner.reporter,
+        &stage.folder,
+        Some(traces + prompts),
+        &Counts::default(),
+        &LabelStatistics::default(),
+    );
+    let stops = || runner.stop.requested();
+    let desk = match &prime.author {
+        None => None,
+        Some(author) => {
+            let generator = generators::make(author.lm.as_ref(), author.endpoint.as_ref(), runner)?;
+            let header = format!("{} {}", stage.key, serde_json::to_string(generator.identity())?);
+            let (journal, answered, _) = Journal::open::<Answered>(&runner.dir.path(journal_of(stage)), &header)?;
+            Some(Desk::new((prime, author), generator, (journal, answered), &stops))
+        }
     };
-    if prime.verl {
-        work.report.overlap.extend([("verl-train", 0), ("verl-test", 0)]);
-        for (part, name) in [(Part::RlTest, "verl-test"), (Part::RlTrain, "verl-train")] {
-            let Some(numbers) = work.write_prompts(part, seed)? else { return Ok(None) };
-            work.seen.push((name, numbers));
+    let report = FairnessReport {
+        length_unit: if tools.count_tokens.is_some() { "tokens" } else { "characters" },
+        same_puzzles: true,
+        overlap: BTreeMap::from([("test", 0), ("excluded", 0)]),
+        dropped: BTreeMap::new(),
+        puzzles: BTreeMap::new(),
+        author: None,
+        conditions: BTreeMap::new(),
+    };
+    let mut work = Work::new(runner, stage, prime, &tools, &tracker, desk, report)?;
+    if prime.rl.is_some() {
+        for part in [Part::RlTest, Part::RlTrain] {
+            if !work.write_prompts(part, seed)? {
+                return Ok(None);
+            }
         }
     }
     for part in [Part::Test, Part::Train] {
-        let Some(numbers) = work.write_traces(part, seed)? else { return Ok(None) };
-        if part == Part::Test {
-            work.seen.push(("test", numbers));
+        if !work.write_traces(part, seed)? {
+            return Ok(None);
         }
     }
-    let Work { mut outputs, counts, mut report, .. } = work;
-    report.dropped = counts.dropped.clone();
+    let (mut outputs, counts, report) = work.finish()?;
     let json = serde_json::to_string_pretty(&report)? + "\n";
     outputs.push(write_text(runner, stage, "fairness.json", &json)?);
     outputs.push(write_text(runner, stage, "README.md", &card::render(runner.plan, prime, &report)?)?);
+    let input = if prime.puzzles.is_empty() { "drawn puzzles".to_owned() } else { prime.puzzles.join(", ") };
     Ok(Some(Manifest {
         plan_id: runner.plan.plan_id.clone(),
         stage: stage.work.name().to_owned(),
         stage_key: stage.key.clone(),
         unit: "all".to_owned(),
-        input: "drawn puzzles".to_owned(),
+        input,
         input_sha256: String::new(),
         outputs,
         counts,
@@ -252,176 +289,14 @@ pub fn run(runner: &Runner, stage: &Stage, prime: &Prime) -> anyhow::Result<Opti
     }))
 }
 
-/// The stage in the middle of its work.
-struct Work<'a> {
-    runner: &'a Runner<'a>,
-    stage: &'a Stage,
-    prime: &'a Prime,
-    tools: &'a Tools,
-    tracker: &'a Tracker<'a>,
-    outputs: Vec<Output>,
-    counts: Counts,
-    /// The numbers of sets that the training traces must not share.
-    seen: Vec<(&'static str, BTreeSet<Multiset>)>,
-    report: FairnessReport,
-}
-
-/// One condition's file and figures.
-struct Lane {
-    sink: ParquetSink,
-    meter: Meter,
-    /// A running hash of its puzzles.
-    puzzles: u64,
-    chunk: Vec<(TraceRecord, usize)>,
-}
-
-impl Lane {
-    fn write(&mut self) -> anyhow::Result<()> {
-        for (trace, length) in &self.chunk {
-            self.meter.add(trace, *length);
-            let numbers = trace.puzzle.numbers().iter().copied().chain([trace.puzzle.target()]);
-            self.puzzles = numbers.fold(self.puzzles, |hash, number| mix(hash ^ u64::from(number)));
-        }
-        self.sink.write(&rows::traces(&self.chunk)?)?;
-        self.chunk.clear();
-        Ok(())
-    }
-}
-
-impl Work<'_> {
-    fn create(
-        &self,
-        folder: &str,
-        part: Part,
-        kind: &str,
-        columns: arrow::datatypes::SchemaRef,
-    ) -> anyhow::Result<ParquetSink> {
-        let path = self.runner.dir.path(&self.stage.folder).join(folder).join(format!("{}.parquet", part.name()));
-        ParquetSink::create(&path, columns, Profile::Corpus, schema::key_values(kind, &self.stage.key))
-    }
-
-    fn committed(&mut self, folder: &str, part: Part, written: Written) {
-        self.outputs.push(Output {
-            path: format!("{}/{folder}/{}.parquet", self.stage.folder, part.name()),
-            bytes: written.committed.bytes,
-            sha256: written.committed.sha256,
-            rows: written.rows,
-        });
-    }
-
-    /// Writes one split of every condition and gives the numbers of a test split's puzzles. None: stopped by a signal.
-    fn write_traces(&mut self, part: Part, seed: u64) -> anyhow::Result<Option<BTreeSet<Multiset>>> {
-        let tools = self.tools;
-        let generators = tools.generators(self.prime, seed, part)?;
-        let mut lanes = Vec::new();
-        for condition in &self.prime.conditions {
-            let sink = self.create(condition.name(), part, "traces", schema::traces())?;
-            lanes.push(Lane { sink, meter: Meter::default(), puzzles: 0, chunk: Vec::new() });
-        }
-        let wanted = part.wanted(self.prime, self.runner.plan.limit);
-        let (mut kept, mut tried) = (0, 0);
-        let mut numbers = BTreeSet::new();
-        while kept < wanted {
-            if self.runner.stop.requested() {
-                return Ok(None);
-            }
-            let made: Vec<Vec<Made>> = (tried..tried + (wanted - kept).clamp(64, CHUNK))
-                .into_par_iter()
-                .map(|index| generators.iter().map(|generator| tools.make(generator, index)).collect())
-                .collect();
-            let before = kept;
-            for traces in made {
-                if kept == wanted {
-                    break;
-                }
-                tried += 1;
-                if let Some(multiset) = self.take(traces, &mut lanes) {
-                    kept += 1;
-                    self.compare(part, multiset, &mut numbers);
-                }
-            }
-            lanes.par_iter_mut().try_for_each(Lane::write)?;
-            self.tracker.add_documents((kept - before) * lanes.len() as u64);
-            if tried > MAX_FAILED * (kept + 100) {
-                return Err(self.gives_up(tried, kept).into());
-            }
-        }
-        self.report.same_puzzles &= lanes.windows(2).all(|pair| pair[0].puzzles == pair[1].puzzles);
-        for (condition, lane) in self.prime.conditions.iter().zip(lanes) {
-            let written = lane.sink.finish()?;
-            self.committed(condition.name(), part, written);
-            let figures = self.report.conditions.entry(condition.name()).or_default();
-            figures.insert(part.name(), lane.meter.finish());
-        }
-        Ok(Some(numbers))
-    }
-
-    /// Accounts for the traces of one puzzle: all go to their lanes, or all are dropped.
-    fn take(&mut self, traces: Vec<Made>, lanes: &mut [Lane]) -> Option<Multiset> {
-        self.counts.rows_in += traces.len() as u64;
-        if traces.iter().any(Result::is_err) {
-            for made in traces {
-                self.counts.drop_rows(made.as_ref().err().map_or("unpaired", TraceFault::name), 1);
-            }
-            return None;
-        }
-        self.counts.kept += traces.len() as u64;
-        let mut multiset = None;
-        for (lane, made) in lanes.iter_mut().zip(traces.into_iter().flatten()) {
-            multiset = Some(made.0.puzzle.multiset());
-            lane.chunk.push(made);
-        }
-        multiset
-    }
-
-    /// Counts what a training puzzle shares with other sets; remembers a test puzzle.
-    fn compare(&mut self, part: Part, multiset: Multiset, numbers: &mut BTreeSet<Multiset>) {
-        let mut count = |name: &'static str, shared: bool| {
-            *self.report.overlap.entry(name).or_default() += u64::from(shared);
-        };
-        count("excluded", self.tools.excluded.contains(&multiset));
-        if part == Part::Test {
-            numbers.insert(multiset);
-        } else {
-            self.seen.iter().for_each(|(name, set)| count(name, set.contains(&multiset)));
+/// Empties the stage's folder, but for the journal.
+fn remove_leftovers(runner: &Runner, stage: &Stage) -> anyhow::Result<()> {
+    let Ok(entries) = std::fs::read_dir(runner.dir.path(&stage.folder)) else { return Ok(()) };
+    for entry in entries {
+        let name = entry?.file_name();
+        if name != JOURNAL {
+            runner.dir.remove(Path::new(&stage.folder).join(name))?;
         }
     }
-
-    fn gives_up(&self, tried: u64, kept: u64) -> Failure {
-        let most =
-            self.counts.dropped.iter().filter(|(reason, _)| *reason != "unpaired").max_by_key(|(_, rows)| **rows);
-        let reason = most.map_or("puzzle", |(reason, _)| reason.as_str());
-        let message =
-            format!("of {tried} puzzles only {kept} gave a trace for every condition; the most fail at `{reason}`");
-        Failure::new(Exit::BadData, message).hint("widen `prime.numbers` or `prime.targets`, or leave a condition out")
-    }
-
-    /// Writes one split of RL prompts and gives their numbers. None: stopped by a signal.
-    fn write_prompts(&mut self, part: Part, seed: u64) -> anyhow::Result<Option<BTreeSet<Multiset>>> {
-        let draw = self.tools.draw(self.prime, seed, part)?;
-        let mut sink = self.create("verl", part, "verl", schema::verl())?;
-        let wanted = part.wanted(self.prime, self.runner.plan.limit);
-        let (mut kept, mut tried) = (0, 0);
-        let mut numbers = BTreeSet::new();
-        while kept < wanted {
-            if self.runner.stop.requested() {
-                return Ok(None);
-            }
-            let chunk = tried..tried + (wanted - kept).clamp(64, CHUNK);
-            tried = chunk.end;
-            let made: Vec<Option<Puzzle>> =
-                chunk.into_par_iter().map(|index| draw.puzzle(index).map(|(puzzle, _)| puzzle)).collect();
-            let mut puzzles: Vec<Puzzle> = made.into_iter().flatten().collect();
-            puzzles.truncate((wanted - kept) as usize);
-            sink.write(&rows::prompts(&puzzles, &self.tools.query, part.name(), kept)?)?;
-            numbers.extend(puzzles.iter().map(Puzzle::multiset));
-            kept += puzzles.len() as u64;
-            if tried > MAX_FAILED * (kept + 100) {
-                return Err(self.gives_up(tried, kept).into());
-            }
-        }
-        let written = sink.finish()?;
-        self.committed("verl", part, written);
-        Ok(Some(numbers))
-    }
+    Ok(())
 }

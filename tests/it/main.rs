@@ -27,6 +27,7 @@ mod made_documents;
 mod math_docs;
 mod near_duplicates;
 mod prime;
+mod prime_author;
 mod program;
 mod recipe;
 mod report;

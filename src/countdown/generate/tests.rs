@@ -174,14 +174,15 @@ fn mistakes_are_said_before_anything_is_made() {
 }
 
 #[test]
-fn listed_puzzles_come_in_order_and_unsolvable_ones_are_refused() {
-    let puzzles = vec![Puzzle::new(&[3, 5, 7], 36).unwrap(), Puzzle::new(&[1, 1, 1], 100).unwrap()];
-    let draw = Draw::new(Source::Listed(puzzles.clone()), BTreeSet::new(), None, 5).unwrap();
-    let spec = TraceSpec::new(Condition::Direct, 1);
-    let generator = Generator::new(spec, draw, QueryTemplate::built_in().unwrap(), None).unwrap();
-    assert_eq!(generator.trace(0).unwrap().puzzle, puzzles[0]);
-    assert_eq!(generator.trace(1), Err(TraceFault::Puzzle));
-    assert_eq!(generator.trace(2).unwrap().puzzle, puzzles[0]);
+fn a_given_puzzle_has_its_trace() {
+    let puzzle = Puzzle::new(&[3, 5, 7], 36).unwrap();
+    let draw = Draw::new(Source::Given, BTreeSet::new(), None, 5).unwrap();
+    let solution = draw.solution(4, &puzzle).unwrap();
+    let generator =
+        Generator::new(TraceSpec::new(Condition::Direct, 1), draw, QueryTemplate::built_in().unwrap(), None).unwrap();
+    let trace = generator.trace_on(4, &puzzle, &solution).unwrap();
+    assert_eq!((trace.puzzle, trace.verdict, trace.pair_id), (puzzle, Verdict::Solved, pair_id(1, 4)));
+    assert_eq!(generator.trace(4), Err(TraceFault::Puzzle));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use super::FairnessReport;
 use crate::config::Prime;
 use crate::countdown::calibration;
+use crate::countdown::condition::Condition;
+use crate::countdown::draw::PuzzleSpec;
 use crate::plan::Plan;
 use crate::stages::curate::card::size_category;
 use anyhow::Context;
@@ -14,9 +16,17 @@ pub(super) fn render(plan: &Plan, prime: &Prime, report: &FairnessReport) -> any
     let figures = |name: &str| report.conditions.get(name)?.get("train");
     let measured: Vec<_> =
         prime.conditions.iter().filter_map(|&one| Some((one, figures(one.name())?.mean_counts))).collect();
+    let spec = PuzzleSpec::from(prime);
+    let puzzles = serde_json::json!({
+        "sizes": spec.sizes.iter().map(|(size, _)| size).collect::<Vec<_>>(),
+        "numbers": [spec.numbers.start(), spec.numbers.end()],
+        "targets": [spec.targets.start(), spec.targets.end()],
+    });
     let rows = prime.conditions.iter().map(|condition| {
         let splits = report.conditions.get(condition.name());
-        context! { name => condition.name(), splits => splits.map(Serde) }
+        let asked =
+            prime.author.is_some() && !matches!(condition, Condition::Scrambled | Condition::Empty | Condition::Dots);
+        context! { name => condition.name(), asked, splits => splits.map(Serde) }
     });
     let traces = report.conditions.values().flat_map(|splits| splits.values()).map(|split| split.n_traces).sum();
     let mut environment = Environment::new();
@@ -34,6 +44,8 @@ pub(super) fn render(plan: &Plan, prime: &Prime, report: &FairnessReport) -> any
         seed => plan.seed,
         size_category => size_category(traces),
         prime => Serde(prime),
+        puzzles => Serde(puzzles),
+        is_by_model => prime.author.is_some(),
         conditions => rows.collect::<Vec<_>>(),
         report => Serde(report),
         calibration => calibration::table(&measured),

@@ -1,5 +1,6 @@
 //! Traces and RL prompts as rows of their Parquet files.
 
+use super::authored::Rejected;
 use crate::behavior::Behavior;
 use crate::countdown::generate::TraceRecord;
 use crate::countdown::puzzle::Puzzle;
@@ -64,6 +65,23 @@ pub(super) fn prompts(
         same("math"),
         structure(type_of(&schema, "reward_model")?, vec![same("rule"), truth])?,
         structure(type_of(&schema, "extra_info")?, vec![same(split), Arc::new(index)])?,
+    ];
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+/// Replies that no trace was made of, in the columns of [`schema::rejected`].
+pub(super) fn rejected(rejected: &[&Rejected]) -> anyhow::Result<RecordBatch> {
+    let schema = schema::rejected();
+    let rows = || rejected.iter().copied();
+    let puzzles: Vec<&Puzzle> = rows().map(|one| &one.puzzle).collect();
+    let columns: Vec<ArrayRef> = vec![
+        numbers(&puzzles, type_of(&schema, "numbers")?)?,
+        targets(&puzzles),
+        names(rows().map(|one| Some(one.split))),
+        Arc::new(Int32Array::from_iter_values(rows().map(|one| one.attempt as i32))),
+        names(rows().map(|one| Some(one.reason))),
+        Arc::new(StringArray::from_iter_values(rows().map(|one| &one.detail))),
+        Arc::new(rows().map(|one| one.reply.as_deref()).collect::<StringArray>()),
     ];
     Ok(RecordBatch::try_new(schema, columns)?)
 }
