@@ -295,6 +295,8 @@ pub struct Rewrite {
     pub corpus: BTreeMap<String, RewriteStyle>,
     /// A local language model writes.
     pub lm: Option<WriterLm>,
+    /// A language model behind a server writes.
+    pub endpoint: Option<EndpointConfig>,
     /// A folder with prompts of your own: `reasoning.txt` and `plain.txt`, each with `{document}` once. A missing file falls back to
     /// the embedded one.
     pub prompts: Option<String>,

@@ -97,7 +97,14 @@ fn check_rewrite(
             "expected the name of a corpus in `[curate.corpus]`",
         )?;
     }
-    expect(rewrite.lm.is_some(), "rewrite", "expected one writer: a table `[rewrite.lm]`")?;
+    expect(
+        rewrite.lm.is_some() != rewrite.endpoint.is_some(),
+        "rewrite",
+        "expected one writer: a table `[rewrite.lm]` or `[rewrite.endpoint]`",
+    )?;
+    if let Some(endpoint) = &rewrite.endpoint {
+        check_endpoint("rewrite.endpoint", endpoint, &expect)?;
+    }
     if let Some(lm) = &rewrite.lm {
         expect(
             !lm.model.is_empty(),

@@ -93,7 +93,7 @@ pub(super) struct RewriteReport {
 
 /// Rewrites everything. None: stopped by a signal.
 pub fn run(runner: &Runner, stage: &Stage, rewrite: &Rewrite) -> anyhow::Result<Option<Manifest>> {
-    let mut writer = generators::make(rewrite.lm.as_ref(), None, runner)?;
+    let mut writer = generators::make(rewrite.lm.as_ref(), rewrite.endpoint.as_ref(), runner)?;
     let header = format!("{} {}", stage.key, serde_json::to_string(writer.identity())?);
     let path = runner.dir.path(journal_of(stage));
     let (journal, entries, _) = Journal::open::<Entry>(&path, &header)?;
