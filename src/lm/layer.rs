@@ -155,7 +155,7 @@ impl Layer {
             let (x, weight) = (floats(x)?, floats(&self.attention_norm)?);
             let norm = Norm { weight: weight.get(), eps };
             meter.count(Part::Qkv, || packed.qkv.operations(tokens));
-            meter.time(Part::Qkv, || packed.qkv.product(x.get(), Some(norm), meter))
+            meter.time(Part::Qkv, || packed.qkv.product(x.get(), Some(norm), meter.within(Part::Qkv)))
         };
         let qkv = Tensor::from_vec(qkv, (tokens, packed.qkv.width()), &Device::Cpu)?;
         let attended = meter.time(Part::Attention, || ops::attention(&qkv, rows, options, cached))?;
