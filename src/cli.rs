@@ -136,10 +136,10 @@ pub struct Evaluate {
     /// Labeled documents: JSON lines with `id, source, text` and a count for each behavior
     #[arg(long, value_name = "FILE")]
     pub labels: PathBuf,
-    /// `cue`, `cue:LEXICON` or `lm:MODEL`
+    /// `cue`, `cue:LEXICON`, `lm:MODEL` or `endpoint:URL[,model=ID][,api=chat][,tokenizer=PATH]…`
     #[arg(long, value_name = "SPEC")]
     pub judge: String,
-    /// Print thresholds that maximise F1, ready for `[classify.lm.thresholds]`
+    /// Print thresholds that maximise F1, ready for the judge's table in a recipe
     #[arg(long)]
     pub calibrate: bool,
     /// Bootstrap resamples behind each interval

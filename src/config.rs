@@ -4,9 +4,11 @@
 //! that a type cannot rule out ([`check`]). Nothing here touches the data.
 
 mod check;
+mod endpoint;
 mod load;
 mod sizes;
 
+pub use endpoint::{EndpointConfig, EndpointJudgeConfig};
 pub use load::{Recipe, load};
 pub use sizes::ByteSize;
 
@@ -93,7 +95,7 @@ impl Default for Columns {
     }
 }
 
-/// Judges every document. Exactly one of the tables `cue` and `lm` names the judge.
+/// Judges every document. Exactly one of the tables `cue`, `lm` and `endpoint` names the judge.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Classify {
@@ -101,6 +103,8 @@ pub struct Classify {
     pub cue: Option<CueConfig>,
     /// A local language model that is asked four questions about each document.
     pub lm: Option<LmConfig>,
+    /// A language model behind a server that is asked the same.
+    pub endpoint: Option<EndpointJudgeConfig>,
     /// The share of documents that may be quarantined (unreadable, empty, not judgeable) before the run stops with exit code 65.
     /// It is checked once 100 documents have been seen.
     #[serde(default = "Classify::default_max_quarantined_share")]
@@ -161,6 +165,13 @@ pub struct Thresholds {
     pub backtracking: f32,
     pub subgoal_setting: f32,
     pub backward_chaining: f32,
+}
+
+impl Thresholds {
+    /// In the order of [`crate::behavior::Behavior::ALL`].
+    pub fn in_order(&self) -> [f32; 4] {
+        [self.verification, self.backtracking, self.subgoal_setting, self.backward_chaining]
+    }
 }
 
 impl Default for Thresholds {

@@ -10,6 +10,7 @@ pub mod commands;
 pub mod config;
 pub mod countdown;
 pub mod data;
+pub mod endpoint;
 pub mod error;
 pub mod generation;
 pub mod lm;

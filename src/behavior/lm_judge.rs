@@ -74,10 +74,10 @@ pub struct LmJudge {
 }
 
 /// The tokens around a document.
-struct Prompt {
-    before: Vec<u32>,
+pub(crate) struct Prompt {
+    pub(crate) before: Vec<u32>,
     /// Per behavior: what follows the document, its question and the start of the answer.
-    after: [Vec<u32>; 4],
+    pub(crate) after: [Vec<u32>; 4],
     /// The tokens that say yes, then those that say no.
     answers: Vec<u32>,
     yes_count: usize,
@@ -242,13 +242,13 @@ impl Batch {
 }
 
 /// A document's labels as its windows come in.
-struct Document {
-    labels: Labels,
-    problem: Option<Unjudgeable>,
+pub(crate) struct Document {
+    pub(crate) labels: Labels,
+    pub(crate) problem: Option<Unjudgeable>,
 }
 
 impl Document {
-    fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let marks = [Mark { score: 0.0, count: 0 }; 4];
         let problem = text.trim().is_empty().then(|| Unjudgeable("empty text".into()));
         Self { labels: Labels { marks, chars_read: 0, tokens_read: 0, windows: 0 }, problem }
@@ -261,7 +261,7 @@ impl Document {
     }
 
     /// Over windows, the score is the highest and the count the sum.
-    fn add(&mut self, scores: [f32; 4], thresholds: &[f32; 4]) {
+    pub(crate) fn add(&mut self, scores: [f32; 4], thresholds: &[f32; 4]) {
         if scores.iter().any(|score| !score.is_finite()) {
             self.problem = Some(Unjudgeable("the model's answer is not a number".into()));
         }
@@ -271,7 +271,7 @@ impl Document {
         }
     }
 
-    fn finish(self) -> Result<Labels, Unjudgeable> {
+    pub(crate) fn finish(self) -> Result<Labels, Unjudgeable> {
         match self.problem {
             Some(problem) => Err(problem),
             None => Ok(self.labels),
@@ -287,7 +287,7 @@ fn share_of_first(logits: &[f32], count: usize) -> f32 {
 }
 
 impl Prompt {
-    fn new(tokenizer: &TextTokenizer, template: &str, questions: &[String; 4]) -> anyhow::Result<Self> {
+    pub(crate) fn new(tokenizer: &TextTokenizer, template: &str, questions: &[String; 4]) -> anyhow::Result<Self> {
         // Stand-ins from Unicode's private use area mark where document and question go; the chat template is rendered
         // around them, and the pieces are tokenised each on its own, so that nothing merges with the document.
         const DOCUMENT: &str = "\u{F0000}";
@@ -329,7 +329,7 @@ impl Prompt {
 }
 
 /// Splits at the only occurrence of `mark`, which stands for `place`.
-fn split_once<'a>(text: &'a str, mark: &str, place: &str) -> anyhow::Result<(&'a str, &'a str)> {
+pub(crate) fn split_once<'a>(text: &'a str, mark: &str, place: &str) -> anyhow::Result<(&'a str, &'a str)> {
     match text.split_once(mark) {
         Some((before, after)) if !after.contains(mark) => Ok((before, after)),
         _ => Err(Failure::new(Exit::Usage, format!("the judge's prompt does not have `{place}` exactly once"))

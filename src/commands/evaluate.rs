@@ -34,7 +34,7 @@ pub fn run(args: &Evaluate, json: bool) -> anyhow::Result<Exit> {
     if gold.is_empty() {
         return Err(Failure::new(Exit::Usage, format!("`{name}` holds no labeled document")).into());
     }
-    let mut judge = judges::from_spec(&args.judge)?;
+    let mut judge = judges::from_spec(&args.judge, &super::notice_on_stderr())?;
 
     let bar = ProgressBar::new(gold.len() as u64);
     bar.set_style(
@@ -81,14 +81,15 @@ pub fn run(args: &Evaluate, json: bool) -> anyhow::Result<Exit> {
     super::print(&if unjudged > 0 { format!(", {unjudged} not judgeable\n\n") } else { "\n\n".to_owned() })?;
     super::print(&evaluation.table())?;
     if let Some(thresholds) = thresholds {
-        super::print(&format!("\n{}\n{}", Calibration::table(&thresholds), recipe_lines(&thresholds)))?;
+        super::print(&format!("\n{}\n{}", Calibration::table(&thresholds), recipe_lines(&thresholds, &identity.kind)))?;
     }
     Ok(Exit::Done)
 }
 
 /// The thresholds as a recipe has them.
-fn recipe_lines(thresholds: &[Calibration; 4]) -> String {
-    let mut lines = String::from("[classify.lm.thresholds]\n");
+fn recipe_lines(thresholds: &[Calibration; 4], kind: &str) -> String {
+    let table = if kind == "endpoint" { kind } else { "lm" };
+    let mut lines = format!("[classify.{table}.thresholds]\n");
     for (behavior, calibration) in Behavior::ALL.into_iter().zip(thresholds) {
         lines += &match calibration.threshold {
             Some(threshold) => format!("{} = {:.4}\n", behavior.name(), threshold.value),

@@ -14,7 +14,7 @@ mod verify;
 
 use crate::cli::{Cli, Command, RecipeArgs};
 use crate::config::Recipe;
-use crate::data::hub::{Hub, HubConfig};
+use crate::data::hub::{Hub, HubConfig, Notice};
 use crate::error::{Exit, Failure};
 use crate::plan::Plan;
 use crate::run::dir::RunDir;
@@ -49,6 +49,14 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Tells of what does not end a command that has no reporter.
+fn notice_on_stderr() -> Notice {
+    Arc::new(|message: &str| {
+        // Nothing is left to do if stderr is closed.
+        let _ = writeln!(std::io::stderr(), "{message}");
+    })
 }
 
 /// The client of hub and web servers, set up by the environment as the Hub's own clients are.

@@ -1,9 +1,10 @@
 //! Values that types cannot rule out: ranges, and keys that must or must not stand together.
 
 use super::load::{NAME_RULE, is_name};
-use super::{Classify, Config, Curate, Fetch, Prime};
+use super::{Classify, Config, Curate, EndpointConfig, EndpointJudgeConfig, Fetch, Prime, Thresholds};
 use crate::countdown::condition::Condition;
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
+use crate::endpoint::{check_url, is_variable};
 use crate::error::Failure;
 use std::collections::BTreeSet;
 
@@ -21,12 +22,12 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
         expect((1..=64).contains(prefetch_shards), "fetch.prefetch-shards", "expected a number from 1 to 64")?;
         expect(!columns.text.is_empty(), "fetch.columns.text", "expected the name of the column that holds the text")?;
     }
-    if let Some(Classify { cue, lm, max_quarantined_share }) = &config.classify {
+    if let Some(Classify { cue, lm, endpoint, max_quarantined_share }) = &config.classify {
         expect(config.fetch.is_some(), "classify", "judging needs documents: expected a table `[fetch]`")?;
         expect(
-            cue.is_some() != lm.is_some(),
+            [cue.is_some(), lm.is_some(), endpoint.is_some()].iter().filter(|judge| **judge).count() == 1,
             "classify",
-            "expected one judge: a table `[classify.cue]` or `[classify.lm]`",
+            "expected one judge: a table `[classify.cue]`, `[classify.lm]` or `[classify.endpoint]`",
         )?;
         expect(
             (0.0..=1.0).contains(max_quarantined_share),
@@ -49,19 +50,10 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
                 "classify.lm.batch-tokens",
                 "expected at least `window-tokens`",
             )?;
-            let thresholds = &lm.thresholds;
-            for (name, value) in [
-                ("verification", thresholds.verification),
-                ("backtracking", thresholds.backtracking),
-                ("subgoal_setting", thresholds.subgoal_setting),
-                ("backward_chaining", thresholds.backward_chaining),
-            ] {
-                expect(
-                    (0.0..=1.0).contains(&value),
-                    &format!("classify.lm.thresholds.{name}"),
-                    "expected a probability from 0 to 1",
-                )?;
-            }
+            check_thresholds("classify.lm", &lm.thresholds, expect)?;
+        }
+        if let Some(endpoint) = endpoint {
+            check_endpoint_judge(endpoint, expect)?;
         }
     }
     if let Some(curate) = &config.curate {
@@ -78,6 +70,65 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
                 None => failure,
             });
         }
+    }
+    Ok(())
+}
+
+fn check_thresholds(
+    table: &str,
+    thresholds: &Thresholds,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for (name, value) in [
+        ("verification", thresholds.verification),
+        ("backtracking", thresholds.backtracking),
+        ("subgoal_setting", thresholds.subgoal_setting),
+        ("backward_chaining", thresholds.backward_chaining),
+    ] {
+        let key = format!("{table}.thresholds.{name}");
+        expect((0.0..=1.0).contains(&value), &key, "expected a probability from 0 to 1")?;
+    }
+    Ok(())
+}
+
+fn check_endpoint_judge(
+    judge: &EndpointJudgeConfig,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    check_endpoint("classify.endpoint", &judge.connection(), &expect)?;
+    expect(
+        (16..=131_072).contains(&judge.window_tokens),
+        "classify.endpoint.window-tokens",
+        "expected a number from 16 to 131,072",
+    )?;
+    expect(
+        (2..=10_000).contains(&judge.top_logprobs),
+        "classify.endpoint.top-logprobs",
+        "expected a number from 2 to 10,000",
+    )?;
+    check_thresholds("classify.endpoint", &judge.thresholds, &expect)
+}
+
+/// Checks how a server is reached. No message repeats the address or the variable: people put secrets there by mistake.
+fn check_endpoint(
+    table: &str,
+    endpoint: &EndpointConfig,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let key = |name: &str| format!("{table}.{name}");
+    let url = check_url(&endpoint.url);
+    expect(url.is_ok(), &key("url"), url.as_ref().err().map_or("", String::as_str))?;
+    expect(
+        endpoint.api_key_env.as_deref().is_none_or(is_variable),
+        &key("api-key-env"),
+        "expected the name of an environment variable in capitals, such as `OPENAI_API_KEY`, and not the key itself",
+    )?;
+    expect(endpoint.model.as_ref().is_none_or(|model| !model.is_empty()), &key("model"), "expected the model's id")?;
+    expect((1..=4096).contains(&endpoint.concurrency), &key("concurrency"), "expected a number from 1 to 4,096")?;
+    for (name, seconds) in
+        [("deadline-seconds", endpoint.deadline_seconds), ("patience-seconds", endpoint.patience_seconds)]
+    {
+        expect((1..=86_400).contains(&seconds), &key(name), "expected seconds from 1 to 86,400")?;
     }
     Ok(())
 }

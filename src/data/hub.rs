@@ -40,6 +40,7 @@ pub(crate) use lease::Lease;
 pub use retry::{Clock, Stop};
 pub use secret::Secret;
 pub use settings::HubConfig;
+pub(crate) use wire::{is_loopback, root_cause};
 
 /// Receives one-line messages such as `hub rate limit reached; waiting 58 s (attempt 2)`.
 pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;

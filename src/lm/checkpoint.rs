@@ -120,6 +120,24 @@ impl Checkpoint {
     }
 }
 
+impl TextTokenizer {
+    /// The tokenizer of a model whose weights are elsewhere: a folder with `tokenizer.json`, or a `.gguf` file.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Exit::Usage`] for a path that is neither, and for files that make no sense.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        if path.is_dir() {
+            Folder::without_weights(path).tokenizer()
+        } else if path.is_file() {
+            Gguf::open(path)?.tokenizer()
+        } else {
+            Err(Failure::new(Exit::Usage, format!("no tokenizer at `{}`", path.display()))
+                .hint("give a Hugging Face folder (tokenizer.json, tokenizer_config.json) or a .gguf file")
+                .into())
+        }
+    }
+}
+
 /// Maps a file into memory for reading.
 pub(super) fn map_file(path: &Path) -> anyhow::Result<Mmap> {
     let fail = |error: std::io::Error| Failure::new(Exit::Usage, format!("cannot read `{}`: {error}", path.display()));

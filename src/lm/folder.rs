@@ -34,6 +34,11 @@ impl Folder {
         Ok(Self { path: path.to_owned(), shards })
     }
 
+    /// For its tokenizer alone.
+    pub(super) fn without_weights(path: &Path) -> Self {
+        Self { path: path.to_owned(), shards: Vec::new() }
+    }
+
     pub(super) fn read_text(&self, name: &str) -> anyhow::Result<String> {
         read_text(&self.path.join(name))
     }

@@ -249,6 +249,13 @@ pub(super) fn pin_resources(
             }
         }
     }
+    if let Some(endpoint) = config.classify.as_ref().and_then(|classify| classify.endpoint.as_ref()) {
+        for (key, path) in [("tokenizer", &endpoint.tokenizer), ("prompts", &endpoint.prompts)] {
+            if let Some(path) = path {
+                pin(&format!("classify.endpoint.{key}"), path, &|| pin_path(path))?;
+            }
+        }
+    }
     if let Some(prime) = &config.prime {
         for (key, file) in [("query", &prime.query), ("tokenizer", &prime.tokenizer)] {
             if let Some(file) = file {

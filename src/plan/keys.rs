@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 /// Knobs that change how fast a run is, not what it writes. A run may be continued with others.
 const THROUGHPUT: [&str; 4] = ["prefetch-shards", "prefetch-bytes", "keep-shards", "max-quarantined-share"];
 
+/// The same of a table `endpoint`. A model behind another address is the same model.
+const ENDPOINT_THROUGHPUT: [&str; 5] = ["url", "api-key-env", "concurrency", "deadline-seconds", "patience-seconds"];
+
 /// All settings that change bytes, by dotted key; an arm's stand under `arm.NAME.`.
 pub(super) fn settings(recipe: &Recipe, limit: Option<u64>) -> BTreeMap<String, Value> {
     let mut settings = BTreeMap::new();
@@ -59,7 +62,12 @@ pub(super) fn stage_key(
                 let embedded = LmJudgeSpec::new("");
                 json!([pinned(&Some(lm.model.clone())), pinned(&lm.prompts), embedded.questions, embedded.template])
             });
-            (json!([canonical(classify), lexicon, model]), 0)
+            let endpoint = classify.endpoint.as_ref().map(|endpoint| {
+                let embedded = LmJudgeSpec::new("");
+                let pinned = [pinned(&endpoint.tokenizer), pinned(&endpoint.prompts)];
+                json!([pinned, embedded.questions, embedded.template])
+            });
+            (json!([canonical(classify), lexicon, model, endpoint]), 0)
         }
         Work::Sketch(curate) => {
             let counter = pinned(&Some(curate.token_counter.clone()));
@@ -118,7 +126,14 @@ fn strip(value: Value) -> Value {
                 .filter(|(key, value)| !value.is_null() && !THROUGHPUT.contains(&key.as_str()))
                 .map(|(key, value)| (key, strip(value)))
                 .collect();
-            kept.into_iter().collect::<serde_json::Map<_, _>>().into()
+            let kept = kept.into_iter().map(|(key, value)| match (key.as_str(), value) {
+                ("endpoint", Value::Object(mut table)) => {
+                    table.retain(|key, _| !ENDPOINT_THROUGHPUT.contains(&key.as_str()));
+                    (key, Value::Object(table))
+                }
+                (_, value) => (key, value),
+            });
+            kept.collect::<serde_json::Map<_, _>>().into()
         }
         Value::Array(values) => values.into_iter().map(strip).collect(),
         value => value,

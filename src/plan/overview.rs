@@ -106,7 +106,7 @@ impl Overview {
                 }
                 overview.missing.push(unit.to_owned());
             }
-            if matches!(&stage.work, Work::Classify(classify) if classify.lm.is_some()) {
+            if matches!(&stage.work, Work::Classify(classify) if classify.cue.is_none()) {
                 let left = overview.missing.len() as f64 / overview.units.max(1) as f64;
                 overview.tokens_to_judge =
                     inputs[stage.input].estimated_tokens.map(|tokens| (tokens as f64 * left) as u64);

@@ -83,6 +83,7 @@ fn dependencies_point_one_way() {
         &[],
     );
     check("src/behavior", &[&upper[..], &["std::net", "SystemTime", "Instant::now", "crate::data"]].concat(), &[]);
+    check("src/endpoint", &upper, &[]);
     check("src/lm", &[&upper[..], &["crate::data", "crate::behavior"]].concat(), &[]);
     check("src/data", &["crate::stages", "crate::plan", "crate::commands", "crate::config", "crate::lm"], &[]);
 }

@@ -1,4 +1,4 @@
-//! The hub's access token, kept out of every message.
+//! An access token or API key, kept out of every message.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The value itself, for the one place that puts it into a request header.
-    pub(super) fn expose(&self) -> &str {
+    /// The value itself, for those who put it into a request header.
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }

@@ -223,7 +223,7 @@ pub(super) fn host(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
@@ -259,7 +259,7 @@ fn broken(url: &Url, error: &reqwest::Error) -> Trouble {
 }
 
 /// The innermost cause's text, and whether it is a certificate's fault, which no retry mends.
-fn root_cause(error: &(dyn Error + 'static)) -> (String, bool) {
+pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> (String, bool) {
     let mut cause = error;
     let mut certificate = false;
     loop {
