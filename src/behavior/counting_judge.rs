@@ -206,7 +206,9 @@ fn answer(ask: &Ask<'_>) -> Result<u32, Unjudgeable> {
     let behavior = ask.behavior.name();
     ask.answer.clone().map_err(|silence| {
         Unjudgeable(match silence {
-            Silence::Unreadable(Finish::Stop) => format!("{behavior}: no count in the reply, twice (it ended by itself)"),
+            Silence::Unreadable(Finish::Stop) => {
+                format!("{behavior}: no count in the reply, twice (it ended by itself)")
+            }
             Silence::Unreadable(Finish::Length) => {
                 format!("{behavior}: no count in the reply, twice (it was cut at its token limit)")
             }
@@ -260,12 +262,14 @@ mod tests {
     use crate::generation::GeneratorIdentity;
     use std::sync::{Arc, Mutex};
 
+    /// Prompts and temperatures of every call.
+    type Calls = Arc<Mutex<Vec<(Vec<Prompt>, f32)>>>;
+
     /// Replies by a function of the prompt and of whether it was asked before.
     struct Scripted<F> {
         identity: GeneratorIdentity,
         reply: F,
-        /// Prompts and temperatures of every call.
-        calls: Arc<Mutex<Vec<(Vec<Prompt>, f32)>>>,
+        calls: Calls,
     }
 
     impl<F: Fn(&str, usize, u64) -> &'static str + Send> TextGenerator for Scripted<F> {
@@ -300,8 +304,6 @@ mod tests {
         }
     }
 
-    type Calls = Arc<Mutex<Vec<(Vec<Prompt>, f32)>>>;
-
     fn judge(
         spec: CountingSpec,
         reply: impl Fn(&str, usize, u64) -> &'static str + Send + 'static,
@@ -318,9 +320,8 @@ mod tests {
 
     #[test]
     fn counts_are_read_as_written() {
-        let read = |text: &str, finish| {
-            read_count(&Reply { text: text.into(), finish, prompt_tokens: 0, reply_tokens: 0 })
-        };
+        let read =
+            |text: &str, finish| read_count(&Reply { text: text.into(), finish, prompt_tokens: 0, reply_tokens: 0 });
         for (text, expect) in [
             ("thoughts <count>3</count>", Some(3)),
             ("<count> 12 \n</count> bye", Some(12)),

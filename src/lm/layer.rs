@@ -8,7 +8,8 @@ use super::ops::{self, AttentionOptions, CachedLayer, floats};
 use candle_core::{Device, Result, Tensor, bail};
 
 /// The numbers that matrix products and attention multiply; sums are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Exact to rounding, on any processor.
     #[default]
