@@ -186,7 +186,8 @@ pub struct Evaluate {
     /// Labeled documents: JSON lines with `id, source, text` and a count for each behavior
     #[arg(long, value_name = "FILE")]
     pub labels: PathBuf,
-    /// `cue`, `cue:LEXICON`, `lm:MODEL` or `endpoint:URL[,model=ID][,api=chat][,tokenizer=PATH]…`
+    /// `cue`, `cue:LEXICON`, `lm:MODEL[,mode=generate][,precision=bf16]…` or
+    /// `endpoint:URL[,model=ID][,api=chat][,tokenizer=PATH]…`, with any key of the judge's table in a recipe
     #[arg(long, value_name = "SPEC")]
     pub judge: String,
     /// Print thresholds that maximise F1, ready for the judge's table in a recipe

@@ -5,10 +5,12 @@
 
 mod check;
 mod endpoint;
+mod lm;
 mod load;
 mod sizes;
 
 pub use endpoint::{EndpointConfig, EndpointJudgeConfig};
+pub use lm::{LmConfig, LmMode, Weights};
 pub use load::{Recipe, load};
 pub use sizes::ByteSize;
 
@@ -125,52 +127,6 @@ impl Classify {
 pub struct CueConfig {
     /// A lexicon file to use in place of the embedded one.
     pub lexicon: Option<String>,
-}
-
-/// A local language model as judge, in score mode: the document is read once, then four short questions, and the
-/// probability of the answer "yes" is read off without decoding.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct LmConfig {
-    /// A Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`. Architectures: `llama`, `mistral`, `qwen2`, `qwen3`,
-    /// and from a folder `gemma3_text` and `phi3`.
-    pub model: String,
-    /// A folder with prompts of your own: `document.txt` and one `<behavior>.txt` each. Missing files fall back to the embedded ones.
-    pub prompts: Option<String>,
-    /// A longer document is cut into windows of this many tokens, on token boundaries; its score is the highest of its windows'.
-    #[serde(default = "LmConfig::default_window_tokens")]
-    pub window_tokens: usize,
-    /// At most this many windows are read of a document; 0 reads all. What was read stands in `chars_read`.
-    #[serde(default)]
-    pub max_windows: usize,
-    /// Tokens per forward pass. More uses more memory. It does not change labels.
-    #[serde(default = "LmConfig::default_batch_tokens")]
-    pub batch_tokens: usize,
-    /// Whether all layers stand in memory ready to multiply (`widened`) or the file's own, quantised or not, are read anew for
-    /// every batch (`kept`): slower, and in the memory of one layer. It does not change labels.
-    #[serde(default)]
-    pub weights: Weights,
-    /// The probability from which a behavior counts as shown.
-    #[serde(default)]
-    pub thresholds: Thresholds,
-}
-
-impl LmConfig {
-    fn default_window_tokens() -> usize {
-        1024
-    }
-    fn default_batch_tokens() -> usize {
-        4096
-    }
-}
-
-/// How a local model's weights are held.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Weights {
-    #[default]
-    Widened,
-    Kept,
 }
 
 /// One probability threshold per behavior.

@@ -1,7 +1,8 @@
-//! The language model: one decoder for Llama, Qwen2 and Qwen3, from disk to hidden states.
+//! The language model: one decoder for Llama, Qwen2 and Qwen3, from disk to text.
 //!
 //! [`Checkpoint`] opens a Hugging Face folder or a GGUF; [`Decoder`] runs packed sequences ([`Packed`]) without padding;
-//! [`TextTokenizer`] and [`ChatTemplate`] make the tokens. Invariants: nothing here knows a stage, a judge or a run
+//! [`TextTokenizer`] and [`ChatTemplate`] make the tokens; [`Decoder::generate`] continues them, many sequences side by side, each
+//! with a cache of its own ([`KvCache`]). Invariants: nothing here knows a stage, a judge or a run
 //! folder, and a sequence's result does not depend on what else is packed with it.
 
 mod cache;

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod counting_judge;
 pub mod cue;
 pub mod evaluation;
 pub mod judge;

@@ -81,6 +81,25 @@ impl Iterator for Windows<'_> {
     }
 }
 
+/// The windows of a text for a model whose tokenizer is not at hand: about `tokens` tokens each, at four characters a token,
+/// cut behind a blank where the last quarter of a window has one. Together they are the text.
+pub fn text_windows(text: &str, tokens: usize) -> impl Iterator<Item = &str> {
+    let chars = tokens.max(1).saturating_mul(4);
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (limit, _) = match rest.char_indices().nth(chars) {
+            Some(limit) => limit,
+            None => (rest.len(), ' '),
+        };
+        let blanks = rest[..limit].char_indices().rev().take(chars / 4);
+        let blank = blanks.take_while(|_| limit < rest.len()).find(|(_, c)| c.is_whitespace());
+        let end = blank.map_or(limit, |(at, c)| at + c.len_utf8());
+        let window;
+        (window, rest) = rest.split_at(end);
+        (!window.is_empty()).then_some(window)
+    })
+}
+
 /// Where the first piece of `text` ends: at most [`PIECE`] bytes, at the start of a line if there is one, else after a
 /// blank, else wherever a character ends.
 fn piece_end(text: &str) -> usize {
@@ -155,5 +174,19 @@ mod tests {
         // Without a line break to cut at, a blank or any character will do.
         assert_eq!(piece_end(&"ab ".repeat(PIECE)), PIECE / 3 * 3 - 1);
         assert_eq!(piece_end(&"é".repeat(PIECE)), PIECE);
+    }
+
+    #[test]
+    fn texts_are_cut_at_blanks() {
+        let windows = |text, tokens| text_windows(text, tokens).collect::<Vec<_>>();
+        assert_eq!(windows("", 1), Vec::<&str>::new());
+        assert_eq!(windows("abcd", 1), ["abcd"]);
+        assert_eq!(windows("alpha beta gamma", 2), ["alpha be", "ta gamma"]);
+        assert_eq!(windows("abcdef gh", 2), ["abcdef ", "gh"]);
+        assert_eq!(windows("éééééééééé", 2), ["éééééééé", "éé"]);
+        let text = "naïve 😀 text\nwith lines ".repeat(50);
+        for tokens in [1, 7, 100] {
+            assert_eq!(windows(&text, tokens).concat(), text);
+        }
     }
 }

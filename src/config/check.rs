@@ -35,21 +35,9 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
             "expected a share from 0 to 1",
         )?;
         if let Some(lm) = lm {
-            expect(
-                !lm.model.is_empty(),
-                "classify.lm.model",
-                "expected a folder, a `.gguf` file or `hf://OWNER/REPO@REVISION`",
-            )?;
-            expect(
-                (16..=131_072).contains(&lm.window_tokens),
-                "classify.lm.window-tokens",
-                "expected a number from 16 to 131,072",
-            )?;
-            expect(
-                lm.batch_tokens >= lm.window_tokens,
-                "classify.lm.batch-tokens",
-                "expected at least `window-tokens`",
-            )?;
+            if let Some((key, expectation)) = lm.fault() {
+                expect(false, &format!("classify.lm.{key}"), expectation)?;
+            }
             check_thresholds("classify.lm", &lm.thresholds, expect)?;
         }
         if let Some(endpoint) = endpoint {

@@ -3,13 +3,15 @@
 use super::cache::KvCache;
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
+use super::kernels::matrix::PackedMatrix;
 use super::layer::{Layer, Precision, Projection, Projections, WeightStorage, Weights};
 use super::memory::{check_fits, keep_freed_memory};
 use super::meter::{Meter, Part};
-use super::ops::{self, AttentionOptions, CachedLayer, Heads};
+use super::ops::{self, AttentionOptions, CachedLayer, Heads, floats};
 use super::packed::Packed;
 use crate::error::{Exit, Failure};
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
+use std::sync::OnceLock;
 
 /// A loaded model.
 pub struct Decoder {
@@ -21,6 +23,8 @@ pub struct Decoder {
     final_norm: Tensor,
     /// `(V, H)`; `None` where the embedding serves.
     head: Option<Tensor>,
+    /// The head as [`Decoder::logits`] multiplies with it.
+    packed_head: OnceLock<PackedMatrix<f32>>,
     rope_frequencies: Vec<f32>,
     precision: Precision,
     meter: Meter,
@@ -93,6 +97,7 @@ impl Decoder {
             layers,
             final_norm: reader.tensor("model.norm.weight", &[hidden])?,
             head: if config.tied_head { None } else { Some(reader.tensor("lm_head.weight", &[vocab, hidden])?) },
+            packed_head: OnceLock::new(),
             rope_frequencies: config.rope_frequencies(),
             device: device.clone(),
             precision,
@@ -202,9 +207,25 @@ impl Decoder {
         })
     }
 
-    /// Logits of the whole vocabulary: `(R, V)`.
+    /// Logits of the whole vocabulary: `(R, V)`. A row's do not depend on the others, to the last bit.
+    ///
+    /// The first call packs the head for it, which takes as much memory again as the head.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.meter.time(Part::Head, || hidden.matmul(&self.head().t()?))
+        let (rows, width) = hidden.dims2()?;
+        if width != self.config.hidden_size {
+            bail!("the head got rows of {width}");
+        }
+        let head = match self.packed_head.get() {
+            Some(head) => head,
+            None => {
+                let head = PackedMatrix::new(floats(self.head())?.get(), width, None);
+                self.packed_head.get_or_init(|| head)
+            }
+        };
+        self.meter.time(Part::Head, || {
+            let logits = head.product(floats(hidden)?.get(), None, self.meter.within(Part::Head));
+            Tensor::from_vec(logits, (rows, self.config.vocab_size), &Device::Cpu)
+        })
     }
 
     fn head(&self) -> &Tensor {

@@ -9,7 +9,8 @@ use super::ops::{self, AttentionOptions, CachedLayer, floats};
 use candle_core::{Device, Result, Tensor, bail};
 
 /// The numbers that matrix products and attention multiply; sums are always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Exact to rounding, on any processor.
     #[default]
@@ -185,7 +186,7 @@ impl Layer {
             let (x, weight) = (floats(x)?, floats(&self.attention_norm)?);
             let norm = Norm { weight: weight.get(), eps };
             meter.count(Part::Qkv, || packed.qkv.operations(tokens));
-            meter.time(Part::Qkv, || packed.qkv.product(x.get(), Some(norm), meter))
+            meter.time(Part::Qkv, || packed.qkv.product(x.get(), Some(norm), meter.within(Part::Qkv)))
         };
         let qkv = Tensor::from_vec(qkv, (tokens, packed.qkv.width()), &Device::Cpu)?;
         let attended = meter.time(Part::Attention, || ops::attention(&qkv, rows, options, cached))?;

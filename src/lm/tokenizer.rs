@@ -91,15 +91,22 @@ impl TextTokenizer {
             })
             .collect();
         let rendered = chat.render(&stand_ins, true)? + reply_prefix;
+        let place_of = |c: char| places.iter().position(|place| *place == c);
         let mut tokens = Vec::new();
-        for piece in rendered.split_inclusive(&places[..]) {
-            let place = piece.chars().next_back().and_then(|last| places.iter().position(|place| *place == last));
-            let markup = piece.strip_suffix(&places[..]).unwrap_or(piece);
-            tokens.extend(self.encode_markup(markup)?);
-            if let Some(index) = place {
-                tokens.extend(self.encode(messages[index].content.trim())?);
-            }
+        let mut rest = rendered.as_str();
+        while let Some((at, index)) = rest.char_indices().find_map(|(at, c)| Some((at, place_of(c)?))) {
+            let content = &messages[index].content;
+            let lead = &content[..content.len() - content.trim_start().len()];
+            let trail = &content[content.trim_end().len()..];
+            let (before, after) = (&rest[..at], rest[at..].trim_start_matches(places[index]));
+            // Blanks that the template kept are part of the text again.
+            let (before, lead) = before.strip_suffix(lead).map_or((before, ""), |before| (before, lead));
+            let (after, trail) = after.strip_prefix(trail).map_or((after, ""), |after| (after, trail));
+            tokens.extend(self.encode_markup(before)?);
+            tokens.extend(self.encode(&format!("{lead}{}{trail}", content.trim()))?);
+            rest = after;
         }
+        tokens.extend(self.encode_markup(rest)?);
         Ok(tokens)
     }
 

@@ -2,9 +2,10 @@
 
 use super::inputs::Resource;
 use super::{Input, Plan, Work};
+use crate::behavior::counting_judge::CountingSpec;
 use crate::behavior::cue::Lexicon;
 use crate::behavior::lm_judge::LmJudgeSpec;
-use crate::config::{Fetch, Recipe};
+use crate::config::{Fetch, LmMode, Recipe};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -59,8 +60,17 @@ pub(super) fn stage_key(
                 .as_ref()
                 .map(|cue| pinned(&cue.lexicon).unwrap_or_else(|| Some(Lexicon::embedded().hash().to_owned())));
             let model = classify.lm.as_ref().map(|lm| {
-                let embedded = LmJudgeSpec::new("");
-                json!([pinned(&Some(lm.model.clone())), pinned(&lm.prompts), embedded.questions, embedded.template])
+                let (questions, template) = match lm.mode {
+                    LmMode::Score => {
+                        let embedded = LmJudgeSpec::new("");
+                        (embedded.questions, embedded.template)
+                    }
+                    LmMode::Generate => {
+                        let embedded = CountingSpec::default();
+                        (embedded.questions, embedded.template)
+                    }
+                };
+                json!([pinned(&Some(lm.model.clone())), pinned(&lm.prompts), questions, template])
             });
             let endpoint = classify.endpoint.as_ref().map(|endpoint| {
                 let embedded = LmJudgeSpec::new("");

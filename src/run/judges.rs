@@ -1,14 +1,16 @@
 //! Making the judge that a recipe names.
 
 use crate::behavior::Behavior;
+use crate::behavior::counting_judge::{CountingJudge, CountingSpec};
 use crate::behavior::cue::{CueJudge, Lexicon};
 use crate::behavior::judge::Judge;
 use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
-use crate::config::{self, Classify, EndpointJudgeConfig};
+use crate::config::{self, Classify, EndpointJudgeConfig, LmConfig, LmMode};
 use crate::data::hub::{Hub, Notice, Stop};
 use crate::endpoint::{EndpointJudge, EndpointJudgeSpec, EndpointSpec};
 use crate::error::{Exit, Failure};
-use crate::lm::WeightStorage;
+use crate::generation::{LocalGenerator, LocalSpec};
+use crate::lm::{BatchLimits, WeightStorage};
 use crate::plan::{Location, Plan};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -16,19 +18,7 @@ use std::sync::Arc;
 
 pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub) -> anyhow::Result<Box<dyn Judge>> {
     if let Some(lm) = &classify.lm {
-        let mut spec = LmJudgeSpec::new(model_path(&lm.model, plan, hub)?);
-        spec.window_tokens = lm.window_tokens;
-        spec.max_windows = lm.max_windows;
-        spec.batch_tokens = lm.batch_tokens;
-        spec.weights = match lm.weights {
-            config::Weights::Widened => WeightStorage::Widened,
-            config::Weights::Kept => WeightStorage::Kept,
-        };
-        spec.thresholds = lm.thresholds.in_order();
-        if let Some(folder) = &lm.prompts {
-            read_prompts(&mut spec.template, &mut spec.questions, Path::new(folder))?;
-        }
-        return Ok(Box::new(LmJudge::load(&spec)?));
+        return lm_judge(lm, model_path(&lm.model, plan, hub)?);
     }
     if let Some(endpoint) = &classify.endpoint {
         let notice: Notice = Arc::new({
@@ -41,6 +31,44 @@ pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub) -> anyhow::Resul
     Ok(Box::new(CueJudge::new(&read_lexicon(lexicon)?)))
 }
 
+/// The judge of a table `[classify.lm]`, whose model lies at `model`.
+fn lm_judge(lm: &LmConfig, model: PathBuf) -> anyhow::Result<Box<dyn Judge>> {
+    let folder = lm.prompts.as_deref().map(Path::new);
+    if lm.mode == LmMode::Generate {
+        let defaults = CountingSpec::default();
+        let mut spec = CountingSpec {
+            window_tokens: lm.window_tokens,
+            max_windows: lm.max_windows,
+            max_reply_tokens: lm.max_reply_tokens.unwrap_or(defaults.max_reply_tokens),
+            temperature: lm.temperature.unwrap_or(defaults.temperature),
+            samples: lm.samples.unwrap_or(defaults.samples),
+            ..defaults
+        };
+        if let Some(folder) = folder {
+            read_prompts(&mut spec.template, &mut spec.questions, folder, ["count", "count_"])?;
+        }
+        let limits = BatchLimits { prompt_tokens: lm.batch_tokens, ..BatchLimits::default() };
+        let generator = LocalGenerator::load(&LocalSpec { precision: lm.precision, limits, ..LocalSpec::new(model) })?;
+        return Ok(Box::new(CountingJudge::new(Box::new(generator), spec)?));
+    }
+    let mut spec = LmJudgeSpec {
+        window_tokens: lm.window_tokens,
+        max_windows: lm.max_windows,
+        batch_tokens: lm.batch_tokens,
+        thresholds: lm.thresholds.in_order(),
+        precision: lm.precision,
+        weights: match lm.weights {
+            config::Weights::Widened => WeightStorage::Widened,
+            config::Weights::Kept => WeightStorage::Kept,
+        },
+        ..LmJudgeSpec::new(model)
+    };
+    if let Some(folder) = folder {
+        read_prompts(&mut spec.template, &mut spec.questions, folder, ["document", ""])?;
+    }
+    Ok(Box::new(LmJudge::load(&spec)?))
+}
+
 fn endpoint_spec(config: &EndpointJudgeConfig) -> anyhow::Result<EndpointJudgeSpec> {
     let mut spec = EndpointJudgeSpec::new(EndpointSpec::from(&config.connection()));
     spec.api = config.api;
@@ -50,44 +78,52 @@ fn endpoint_spec(config: &EndpointJudgeConfig) -> anyhow::Result<EndpointJudgeSp
     spec.top_logprobs = config.top_logprobs;
     spec.thresholds = config.thresholds.in_order();
     if let Some(folder) = &config.prompts {
-        read_prompts(&mut spec.template, &mut spec.questions, Path::new(folder))?;
+        read_prompts(&mut spec.template, &mut spec.questions, Path::new(folder), ["document", ""])?;
     }
     Ok(spec)
 }
 
-/// The judge of a specification on the command line: `cue`, `cue:LEXICON`, `lm:MODEL`, or `endpoint:URL` with options
+/// The judge of a specification on the command line: `cue`, `cue:LEXICON`, or `lm:MODEL` and `endpoint:URL` with options
 /// after commas. `notice` is told what an endpoint can do.
 pub fn from_spec(spec: &str, notice: &Notice) -> anyhow::Result<Box<dyn Judge>> {
     match spec.split_once(':') {
         None if spec == "cue" => Ok(Box::new(CueJudge::new(&read_lexicon(None)?))),
         Some(("cue", lexicon)) => Ok(Box::new(CueJudge::new(&read_lexicon(Some(lexicon))?))),
-        Some(("lm", model)) if !model.is_empty() => Ok(Box::new(LmJudge::load(&LmJudgeSpec::new(model))?)),
+        Some(("lm", lm)) if !lm.is_empty() => {
+            let config: LmConfig = parse_options("lm", "model", lm)?;
+            if let Some((key, expectation)) = config.fault() {
+                return Err(Failure::new(Exit::Usage, format!("the option `{key}` of `lm:`: {expectation}")).into());
+            }
+            lm_judge(&config, PathBuf::from(&config.model))
+        }
         Some(("endpoint", endpoint)) if !endpoint.is_empty() => {
-            Ok(Box::new(EndpointJudge::connect(&parse_endpoint(endpoint)?, notice, &Stop::default())?))
+            let spec = endpoint_spec(&parse_options("endpoint", "url", endpoint)?)?;
+            Ok(Box::new(EndpointJudge::connect(&spec, notice, &Stop::default())?))
         }
         _ => Err(Failure::new(Exit::Usage, format!("`{spec}` is not a judge"))
-            .hint("expected `cue`, `cue:LEXICON`, `lm:MODEL` (a folder or `.gguf` file) or `endpoint:URL[,model=ID,…]`")
+            .hint("expected `cue`, `cue:LEXICON`, `lm:MODEL[,mode=generate,…]` (a folder or `.gguf` file) or `endpoint:URL[,model=ID,…]`")
             .into()),
     }
 }
 
-/// `URL,key=value,…`, the keys those of `[classify.endpoint]`. The URL is not repeated in messages: it may hold a secret.
-fn parse_endpoint(text: &str) -> anyhow::Result<EndpointJudgeSpec> {
+/// `FIRST,key=value,…`, the keys those of `[classify.KIND]`, `FIRST` the value of its key `first`. That value is not
+/// repeated in messages: an address may hold a secret.
+fn parse_options<T: serde::de::DeserializeOwned>(kind: &str, first: &str, text: &str) -> anyhow::Result<T> {
     let mut parts = text.split(',');
     let mut table = toml::Table::new();
-    table.insert("url".into(), parts.next().unwrap_or_default().into());
+    table.insert(first.to_owned(), parts.next().unwrap_or_default().into());
     for part in parts {
         let (key, value) = part.split_once('=').ok_or_else(|| {
-            Failure::new(Exit::Usage, format!("`{part}` is not an option of an endpoint"))
-                .hint("expected `key=value` with a key of `[classify.endpoint]`, such as `model=ID`")
+            Failure::new(Exit::Usage, format!("`{part}` is not an option of `{kind}:`"))
+                .hint(format!("expected `key=value` with a key of `[classify.{kind}]`"))
         })?;
-        let value = value.parse::<i64>().map_or_else(|_| toml::Value::from(value), toml::Value::from);
-        table.insert(key.to_owned(), value);
+        let number =
+            value.parse::<i64>().map(toml::Value::from).or_else(|_| value.parse::<f64>().map(toml::Value::from));
+        table.insert(key.to_owned(), number.unwrap_or_else(|_| value.into()));
     }
-    let config: EndpointJudgeConfig = table.try_into().map_err(|error: toml::de::Error| {
-        Failure::new(Exit::Usage, format!("the options of `endpoint:`: {}", error.message().trim()))
-    })?;
-    endpoint_spec(&config)
+    table.try_into().map_err(|error: toml::de::Error| {
+        Failure::new(Exit::Usage, format!("the options of `{kind}:`: {}", error.message().trim())).into()
+    })
 }
 
 fn read_lexicon(path: Option<&str>) -> anyhow::Result<Lexicon> {
@@ -97,8 +133,14 @@ fn read_lexicon(path: Option<&str>) -> anyhow::Result<Lexicon> {
     Lexicon::parse(&text).with_context(|| Failure::new(Exit::Usage, format!("`{path}` is not a lexicon")))
 }
 
-/// The recipe's own prompts, as far as its folder has them.
-fn read_prompts(template: &mut String, questions: &mut [String; 4], folder: &Path) -> anyhow::Result<()> {
+/// The recipe's own prompts, as far as its folder has them: the file of the template, and what the names of the behaviors'
+/// files begin with.
+fn read_prompts(
+    template: &mut String,
+    questions: &mut [String; 4],
+    folder: &Path,
+    [document, prefix]: [&str; 2],
+) -> anyhow::Result<()> {
     let read = |name: &str| -> anyhow::Result<Option<String>> {
         let path = folder.join(format!("{name}.txt"));
         match std::fs::read_to_string(&path) {
@@ -107,11 +149,11 @@ fn read_prompts(template: &mut String, questions: &mut [String; 4], folder: &Pat
             Err(error) => Err(error).with_context(|| format!("cannot read prompt `{}`", path.display())),
         }
     };
-    if let Some(text) = read("document")? {
+    if let Some(text) = read(document)? {
         *template = text;
     }
     for behavior in Behavior::ALL {
-        if let Some(question) = read(behavior.name())? {
+        if let Some(question) = read(&format!("{prefix}{}", behavior.name()))? {
             questions[behavior.index()] = question;
         }
     }

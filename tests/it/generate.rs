@@ -8,17 +8,21 @@
 )]
 
 use crate::lm::{byte_tokenizer, precisions, smollm2};
+use crate::program::Workplace;
 use candle_core::{Device, Tensor};
+use four_habits::data::hub::Notice;
 use four_habits::generation::{LocalGenerator, LocalSpec, Prompt, Reply, Sampling, TextGenerator, Unanswered};
 use four_habits::lm::{
     BatchLimits, Checkpoint, Decoder, Endings, Finish, Generation, KvCache, Message, Packed, Precision, Request,
     SamplingRule,
 };
+use four_habits::run::judges::from_spec;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::Arc;
 
 const VOCAB: usize = 264;
 
@@ -377,4 +381,67 @@ fn smollm2_answers_a_question() {
     for (prompt, reply) in prompts.iter().zip(&together) {
         assert_eq!(&generator.generate(std::slice::from_ref(prompt), &greedy(24, &["\n"])).unwrap()[0], reply);
     }
+}
+
+/// A model of random weights never writes a count, so every document is asked about twice, set aside and accounted for.
+#[test]
+fn a_run_in_generate_mode_sets_aside_what_has_no_count() {
+    let model = tiny("llama");
+    let mut config: Value =
+        serde_json::from_str(&std::fs::read_to_string(model.path().join("config.json")).unwrap()).unwrap();
+    config["max_position_embeddings"] = 2048.into();
+    std::fs::write(model.path().join("config.json"), config.to_string()).unwrap();
+    let recipe = |more: &str| {
+        let model = model.path().display();
+        format!(
+            "[fetch]\nsources = [\"a.jsonl\"]\n[classify]\nmax-quarantined-share = 1.0\n[classify.lm]\nmodel = \"{model}\"\n{more}"
+        )
+    };
+    let generate = "mode = \"generate\"\nmax-reply-tokens = 12\n";
+    let data = "{\"text\": \"Check: 3 + 4 = 7.\"}\n{\"text\": \"Nothing.\"}\n";
+    let workplace = Workplace::with(&recipe(generate), &[("a.jsonl", data.into())]);
+    workplace.run("run", &[]).expect(0);
+    assert_eq!(workplace.counts("run", "classify"), [2, 0, 0, 2]);
+    workplace.verify("run");
+    // Everything that changes labels is part of the plan.
+    for (more, key) in [
+        ("max-reply-tokens = 13\nmode = \"generate\"", "`classify.lm.max-reply-tokens` was 12, is 13"),
+        (
+            "max-reply-tokens = 12\nmode = \"generate\"\ntemperature = 0.5",
+            "`classify.lm.temperature` was absent, is 0.5",
+        ),
+        ("", "`classify.lm.mode` was \"generate\", is \"score\""),
+    ] {
+        workplace.put("recipe.toml", recipe(more).as_bytes());
+        workplace.run("run", &[]).fails(2, key);
+    }
+    for (more, expect) in [
+        ("temperature = 0.5", "key `classify.lm.temperature`: belongs to `mode = \"generate\"`"),
+        ("mode = \"generate\"\nsamples = 2", "key `classify.lm.samples`: more than one sample needs a `temperature`"),
+        ("mode = \"think\"", "`think`"),
+    ] {
+        workplace.put("recipe.toml", recipe(more).as_bytes());
+        workplace.run("other", &[]).fails(2, expect);
+    }
+}
+
+#[test]
+fn a_judge_of_the_command_line_takes_options() {
+    let model = tiny("llama");
+    let make = |options: &str| {
+        let notice: Notice = Arc::new(|_: &str| {});
+        from_spec(&format!("lm:{}{options}", model.path().display()), &notice)
+    };
+    let refused = |options: &str| format!("{:#}", make(options).err().unwrap());
+    let small = ",window-tokens=64";
+    assert_eq!(make(small).unwrap().identity().kind, "lm");
+    let generate = make(&format!("{small},mode=generate,temperature=0.5,samples=3,max-reply-tokens=7")).unwrap();
+    assert_eq!(generate.identity().kind, "lm-generate");
+    if Precision::Bf16.usable() {
+        let bf16 = make(&format!("{small},precision=bf16")).unwrap();
+        assert_ne!(bf16.identity().prompt_hash, make(small).unwrap().identity().prompt_hash);
+    }
+    assert!(refused(",samples=3").contains("the option `samples` of `lm:`: belongs to `mode = \"generate\"`"));
+    assert!(refused(",precision=f64").contains("unknown variant `f64`"));
+    assert!(refused(",fast").contains("`fast` is not an option of `lm:`"));
 }

@@ -98,11 +98,10 @@ impl<E: Element> PackedMatrix<E> {
     ///
     /// # Panics
     /// When lengths do not fit; [`super::super::layer`] checks them.
-    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>, meter: &Meter) -> Vec<f32> {
+    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>, within: Within<'_>) -> Vec<f32> {
         let rows = x.len() / self.inner;
         assert_eq!(x.len(), rows * self.inner, "the input's width");
         let mut out = vec![0f32; rows * self.width];
-        let within = meter.within(Part::Qkv);
         if few(rows) {
             self.by_columns(x, norm, None, &mut out, within);
             return out;
@@ -383,7 +382,7 @@ mod tests {
         let (x, weight, bias) = (wave(rows * inner, 0.7), wave(width * inner, 0.3), wave(width, 0.9));
         let plain = naive(&x, &weight, inner, None);
         let packed = PackedMatrix::<E>::new(&weight, inner, None);
-        close(&packed.product(&x, None, &Meter::default()), &plain, tolerance);
+        close(&packed.product(&x, None, Meter::default().within(Part::Qkv)), &plain, tolerance);
 
         let biased = PackedMatrix::<E>::new(&weight, inner, Some(&bias));
         let added = wave(rows * width, 0.1);
@@ -402,7 +401,7 @@ mod tests {
             .collect();
         let norm = Norm { weight: &norm_weight, eps: 1e-5 };
         close(
-            &packed.product(&x, Some(norm), &Meter::default()),
+            &packed.product(&x, Some(norm), Meter::default().within(Part::Qkv)),
             &naive(&normed, &weight, inner, None),
             2.0 * tolerance,
         );
@@ -416,7 +415,7 @@ mod tests {
                     gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
                 })
                 .collect();
-            close(&both.product(&x, None, &Meter::default()), &expect, 4.0 * tolerance);
+            close(&both.product(&x, None, Meter::default().within(Part::Qkv)), &expect, 4.0 * tolerance);
         }
     }
 
@@ -436,9 +435,9 @@ mod tests {
         for rows in [50, many] {
             let (x, weight) = (wave(rows * 40, 0.7), wave(72 * 40, 0.3));
             let packed = PackedMatrix::<f32>::new(&weight, 40, None);
-            let together = packed.product(&x, None, &Meter::default());
+            let together = packed.product(&x, None, Meter::default().within(Part::Qkv));
             for row in [0, 5, 6, rows - 1] {
-                let alone = packed.product(&x[row * 40..][..40], None, &Meter::default());
+                let alone = packed.product(&x[row * 40..][..40], None, Meter::default().within(Part::Qkv));
                 assert_eq!(alone, together[row * 72..][..72]);
             }
         }

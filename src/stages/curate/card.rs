@@ -2,7 +2,7 @@
 
 use super::facts::{Gathered, HostStatistics};
 use crate::behavior::Behavior;
-use crate::config::Curate;
+use crate::config::{Curate, LmMode};
 use crate::plan::{Plan, Stage, Work};
 use crate::run::manifest::CorpusRecord;
 use anyhow::Context;
@@ -112,7 +112,13 @@ pub(super) fn render(
     let input = &plan.inputs[stage.input];
     let judge = stage.reads.iter().find_map(|&index| match &plan.stages[index].work {
         Work::Classify(classify) => Some(match &classify.lm {
-            Some(lm) => format!("the language model `{}` in score mode", lm.model),
+            Some(lm) => {
+                let mode = match lm.mode {
+                    LmMode::Score => "score",
+                    LmMode::Generate => "generate",
+                };
+                format!("the language model `{}` in {mode} mode", lm.model)
+            }
             None => "the cue judge, a lexicon-and-pattern baseline".to_owned(),
         }),
         _ => None,
