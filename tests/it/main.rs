@@ -9,6 +9,7 @@
 )]
 
 mod bad_input;
+mod bench;
 mod countdown;
 mod cue;
 mod curate_hub;
@@ -21,6 +22,7 @@ mod hub_server;
 mod inspect;
 mod kill;
 mod lm;
+mod lm_architectures;
 mod made_documents;
 mod math_docs;
 mod near_duplicates;
