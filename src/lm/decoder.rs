@@ -178,7 +178,7 @@ impl Decoder {
                 Layers::Widened(layers) => &layers[index],
                 Layers::Kept(checkpoint) => {
                     let reader = Reader { checkpoint, device: &self.device, precision: self.precision };
-                    read = self.meter.time(Part::Embed, || reader.layer(&self.config, index))?;
+                    read = self.meter.time(Part::Widen, || reader.layer(&self.config, index))?;
                     &read
                 }
             };

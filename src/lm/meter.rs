@@ -12,6 +12,8 @@ pub enum Part {
     Tokenise,
     /// Rows of the embedding, angles of the positions.
     Embed,
+    /// Reading a layer's weights, where they are kept as the file has them.
+    Widen,
     /// RMSNorm of rows, and their rounding to the precision they are multiplied in.
     Norm,
     /// The product that gives queries, keys and values.
@@ -25,8 +27,8 @@ pub enum Part {
 }
 
 impl Part {
-    pub const ALL: [Part; 7] =
-        [Part::Tokenise, Part::Embed, Part::Norm, Part::Qkv, Part::Attention, Part::OutputMlp, Part::Head];
+    pub const ALL: [Part; 8] =
+        [Part::Tokenise, Part::Embed, Part::Widen, Part::Norm, Part::Qkv, Part::Attention, Part::OutputMlp, Part::Head];
 }
 
 /// Adds up time and arithmetic per [`Part`]. One that is off costs a comparison for each part of each layer; its clones share

@@ -134,7 +134,7 @@ fn check_next_tokens(decoder: &Decoder, oracle: &Oracle) {
 }
 
 /// A small Llama with seeded random weights, in the way Hugging Face stores it, and a tokenizer that knows the answers.
-struct TinyModel {
+pub struct TinyModel {
     folder: tempfile::TempDir,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
 }
@@ -144,7 +144,7 @@ const TINY_CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 264, "hidden_
     "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true, "eos_token_id": 0}"#;
 
 impl TinyModel {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let mut tensors = BTreeMap::new();
         let mut add = |name: String, shape: &[usize]| {
@@ -176,7 +176,7 @@ impl TinyModel {
         model
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
@@ -218,7 +218,7 @@ impl TinyModel {
     }
 }
 
-fn refused(spec: &LmJudgeSpec, expect: &str) {
+pub fn refused(spec: &LmJudgeSpec, expect: &str) {
     let error = LmJudge::load(spec).err().expect("a bad model must be refused");
     assert!(format!("{error:#}").contains(expect), "{error:#}");
     assert_eq!(exit_of(&error), Exit::Usage, "{error:#}");
@@ -416,7 +416,7 @@ pub(crate) fn precisions() -> impl Iterator<Item = Precision> {
     [Precision::F32, Precision::Bf16, Precision::Int8].into_iter().filter(|precision| precision.usable())
 }
 
-fn judged(judge: &mut LmJudge, texts: &[&str]) -> Vec<Labels> {
+pub fn judged(judge: &mut LmJudge, texts: &[&str]) -> Vec<Labels> {
     judge.judge(texts).unwrap().into_iter().map(Result::unwrap).collect()
 }
 

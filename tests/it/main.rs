@@ -10,6 +10,7 @@
 
 mod attempts;
 mod bad_input;
+mod bench;
 mod countdown;
 mod cue;
 mod curate_hub;
@@ -23,6 +24,7 @@ mod hub_server;
 mod inspect;
 mod kill;
 mod lm;
+mod lm_architectures;
 mod made_documents;
 mod math_docs;
 mod near_duplicates;

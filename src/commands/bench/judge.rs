@@ -1,7 +1,6 @@
 //! `pipeline bench judge`: documents through the language-model judge, end to end, tokenisation included.
 
 use super::process;
-use crate::behavior::Behavior;
 use crate::behavior::judge::{Judge, Labels};
 use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
 use crate::cli::{self, BenchJudge};
@@ -46,7 +45,8 @@ struct Outcome {
     /// The same by processor time instead of the clock, which other programs do not disturb.
     share_of_peak_by_cpu_seconds: Option<f64>,
     breakdown: Vec<Share>,
-    mean_scores: [(&'static str, f64); 4],
+    /// Per document, of verification, backtracking, subgoal setting and backward chaining.
+    scores: Vec<[f32; 4]>,
 }
 
 /// One row of the breakdown. The rows' seconds add up to the wall-clock time.
@@ -106,10 +106,6 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
     let plain_prompt_tokens = labels.iter().map(|labels| judge.plain_prompt_tokens(labels)).sum();
     let threads = rayon::current_num_threads();
     let flops: f64 = Part::ALL.iter().map(|part| meter.read(*part).1).sum();
-    let mean = |behavior: Behavior| {
-        let scores = labels.iter().map(|labels| f64::from(labels.mark(behavior).score));
-        (behavior.name(), scores.sum::<f64>() / labels.len() as f64)
-    };
     let outcome = Outcome {
         engine: "four-habits",
         model: checkpoint.name(),
@@ -132,7 +128,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
         share_of_peak: flops / total / peak,
         share_of_peak_by_cpu_seconds: cpu_seconds.map(|seconds| flops / seconds / (peak / threads as f64)),
         breakdown: breakdown(&meter, total, peak),
-        mean_scores: Behavior::ALL.map(mean),
+        scores: labels.iter().map(|labels| labels.marks.map(|mark| mark.score)).collect(),
         seconds,
     };
     if json {
@@ -201,6 +197,7 @@ impl Part {
         match self {
             Part::Tokenise => "tokenise",
             Part::Embed => "embed",
+            Part::Widen => "widen",
             Part::Norm => "norm",
             Part::Qkv => "qkv",
             Part::Attention => "attention",

@@ -1,0 +1,44 @@
+//! `pipeline bench`: figures that add up, and one error for each bad flag.
+
+use crate::lm::TinyModel;
+use crate::program::Workplace;
+
+#[test]
+fn a_judge_is_measured() {
+    let (place, model) = (Workplace::new(), TinyModel::new());
+    let lines: Vec<String> =
+        (0..20).map(|i| format!("{{\"text\": \"Document {i}: check that {i} + 1 is right.\"}}")).collect();
+    let docs = place.path("docs.jsonl");
+    std::fs::write(&docs, lines.join("\n") + "\n\n{\"text\": \" \"}\n").unwrap();
+    let (docs, folder) = (docs.to_string_lossy().into_owned(), model.path().to_string_lossy().into_owned());
+    let base = ["bench", "judge", "--docs", &docs, "--max-doc-tokens", "20"];
+    let outcome = place.call(&[&base[..], &["--model", &folder, "--json", "--repeat", "2"]].concat()).expect(0).json();
+    assert_eq!(outcome["documents"], 20);
+    assert_eq!(outcome["document_tokens"], 400);
+    assert_eq!(outcome["scores"].as_array().unwrap().len(), 20);
+    for key in
+        ["documents_per_second", "tokens_per_second", "prompt_tokens_per_second", "flops", "peak_flops_per_second"]
+    {
+        assert!(outcome[key].as_f64().unwrap() > 0.0, "{key}");
+    }
+    let sum = |values: &serde_json::Value, key: Option<&str>| -> f64 {
+        let number = |value: &serde_json::Value| key.map_or(value, |key| &value[key]).as_f64().unwrap();
+        values.as_array().unwrap().iter().map(number).sum()
+    };
+    let (parts, whole) = (sum(&outcome["breakdown"], Some("seconds")), sum(&outcome["seconds"], None));
+    assert!((parts - whole).abs() < 1e-6, "{parts} {whole}");
+    assert_eq!(outcome["seconds"].as_array().unwrap().len(), 2);
+
+    let refused = |more: &[&str], expect: &str| {
+        let outcome = place.call(&[&base[..], more].concat());
+        let outcome = outcome.expect(2);
+        assert!(outcome.stderr.contains(expect), "{}", outcome.stderr);
+    };
+    refused(&[], "--model <PATH>");
+    refused(&["--model", &folder, "--shape", "qwen2.5-0.5b"], "cannot be used with");
+    refused(&["--shape", "gpt-5"], "`gpt-5` is not a shape");
+    refused(&["--model", &folder, "--limit", "0"], "--limit");
+    refused(&["--model", &folder, "--precision", "f64"], "f64");
+    refused(&["--model", "nowhere"], "no model at `nowhere`");
+    place.call(&["bench", "judge", "--model", &folder, "--docs", "docs.txt"]).expect(2);
+}
