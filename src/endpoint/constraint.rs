@@ -35,7 +35,10 @@ fn known() -> [(&'static str, Value); 4] {
 
 /// The first constraint that shows in the logprobs, else the first that is honoured at all.
 pub(super) fn find(client: &Client, asking: &Asking) -> anyhow::Result<Option<Constraint>> {
-    let unconstrained = client.post(asking.path(), &asking.plain(QUESTION))?;
+    let mut plain = asking.plain(QUESTION);
+    // A word may take more tokens than one.
+    plain["max_tokens"] = 3.into();
+    let unconstrained = client.post(asking.path(), &plain)?;
     if !unconstrained.is_ok_and(|answer| text(&answer).is_some_and(|text| !fires(text))) {
         // A model that says no to this question proves nothing.
         return Ok(None);
@@ -43,7 +46,7 @@ pub(super) fn find(client: &Client, asking: &Asking) -> anyhow::Result<Option<Co
     let mut honoured = None;
     for (name, fields) in known() {
         let Value::Object(fields) = fields else { continue };
-        let mut body = asking.plain(QUESTION);
+        let mut body = plain.clone();
         if let Value::Object(body) = &mut body {
             body.extend(fields.clone());
         }
@@ -61,7 +64,7 @@ pub(super) fn find(client: &Client, asking: &Asking) -> anyhow::Result<Option<Co
     Ok(honoured)
 }
 
-/// Whether an answer's first token begins one of the words.
+/// Whether an answer is one of the words, or the beginning of one.
 fn fires(text: &str) -> bool {
     !text.trim().is_empty() && WORDS.iter().any(|word| word.starts_with(text))
 }
