@@ -10,8 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 use serde_json::Value;
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
@@ -19,6 +18,8 @@ use tokio::task::JoinSet;
 
 /// How late a waiting request may notice that it should stop.
 const STOP_POLL: Duration = Duration::from_millis(100);
+/// Troubles that pass are told so often.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 /// No answer that is asked for here comes near this.
 const LONGEST_ANSWER: usize = 64 << 20;
 /// So much of a server's own words is quoted.
@@ -32,8 +33,8 @@ pub(super) struct Rejected {
     pub message: String,
 }
 
-/// What became of one list of requests.
-pub(super) type Answers = Vec<Result<Value, Rejected>>;
+/// What became of one list of requests: what was read from each answer.
+pub(super) type Answers<T> = Vec<Result<T, Rejected>>;
 
 /// A connection to one server, for any thread that is none of an async runtime.
 pub(super) struct Client {
@@ -50,8 +51,8 @@ struct Shared {
     concurrency: usize,
     notice: Notice,
     stop: Stop,
-    /// Whether the trouble at hand has been told.
-    told: AtomicBool,
+    /// When a trouble was last told.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Client {
@@ -85,7 +86,7 @@ impl Client {
             concurrency: spec.concurrency.max(1),
             notice: Arc::clone(notice),
             stop: stop.clone(),
-            told: AtomicBool::new(false),
+            told: Mutex::new(None),
         };
         Ok(Self { shared: Arc::new(shared), runtime: Some(runtime.context("cannot start the network threads")?) })
     }
@@ -115,12 +116,13 @@ impl Client {
 
     /// Sends lists of bodies, each made when its turn comes. Those of one list go one after the other, so that the server finds
     /// the beginning that they share in its cache; lists go side by side, as many as the concurrency allows. Answers have the
-    /// order of the bodies. After a rejection the rest of its list is not asked.
-    pub(super) fn post_lists(
+    /// order of the bodies, and only what `read` makes of them is kept. After a rejection the rest of its list is not asked.
+    pub(super) fn post_lists<T: Send + 'static>(
         &self,
         path: &'static str,
         lists: impl Iterator<Item = anyhow::Result<Vec<Value>>>,
-    ) -> anyhow::Result<Vec<Answers>> {
+        read: fn(Value) -> T,
+    ) -> anyhow::Result<Vec<Answers<T>>> {
         let room = Arc::new(Semaphore::new(self.shared.concurrency));
         self.block_on(async {
             let mut tasks = JoinSet::new();
@@ -136,7 +138,7 @@ impl Client {
                 let shared = Arc::clone(&self.shared);
                 tasks.spawn(async move {
                     let _place = place;
-                    shared.ask_list(path, &list).await.map(|answers| (index, answers))
+                    shared.ask_list(path, &list, read).await.map(|answers| (index, answers))
                 });
             }
             // The first error ends the others: dropping the set aborts them.
@@ -152,7 +154,7 @@ impl Client {
     }
 }
 
-fn keep(answers: &mut [Answers], (index, list): (usize, Answers)) {
+fn keep<T>(answers: &mut [Answers<T>], (index, list): (usize, Answers<T>)) {
     if let Some(place) = answers.get_mut(index) {
         *place = list;
     }
@@ -174,12 +176,12 @@ impl Shared {
         url
     }
 
-    async fn ask_list(&self, path: &str, list: &[Value]) -> anyhow::Result<Answers> {
+    async fn ask_list<T>(&self, path: &str, list: &[Value], read: fn(Value) -> T) -> anyhow::Result<Answers<T>> {
         let mut answers = Answers::with_capacity(list.len());
         for body in list {
             let answer = self.ask(path, Some(body)).await?;
             let rejected = answer.is_err();
-            answers.push(answer);
+            answers.push(answer.map(read));
             if rejected {
                 break;
             }
@@ -195,7 +197,6 @@ impl Shared {
             let (reason, named, exit) = match self.attempt(&url, body).await {
                 Ok(answer) => {
                     self.patience.answered();
-                    self.told.store(false, Ordering::Relaxed);
                     return Ok(answer);
                 }
                 Err(Trouble::Final(error)) => return Err(error),
@@ -204,9 +205,7 @@ impl Shared {
             let Some(wait) = self.patience.wait(began, attempt, named, rand::random()) else {
                 return Err(self.given_up(&url, &reason, named, exit));
             };
-            if !self.told.swap(true, Ordering::Relaxed) {
-                (self.notice)(&format!("{reason}; trying again for up to {} s", self.patience.budget().as_secs()));
-            }
+            self.tell(&reason);
             self.sleep(wait).await?;
         }
         Err(anyhow::anyhow!("`{url}` was asked too often"))
@@ -277,6 +276,15 @@ impl Shared {
         }
     }
 
+    /// Tells of a trouble, unless one was told just now: many requests may meet the same.
+    fn tell(&self, reason: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            (self.notice)(&format!("{reason}; trying again for up to {} s", self.patience.budget().as_secs()));
+        }
+    }
+
     /// The beginning of what a server said, on one line: its error's message if it has one. A key that it repeats is masked.
     fn quote(&self, body: &[u8]) -> String {
         let json: Option<Value> = serde_json::from_slice(body).ok();
@@ -307,7 +315,7 @@ impl Shared {
             None => format!("`{url}` stayed away for {budget} s: {reason}"),
         };
         Failure::new(exit, message)
-            .hint("run the same command again when the server is back; what was made so far is kept")
+            .hint("run the same command again when the server is back; a run keeps the labels it has")
             .into()
     }
 

@@ -145,7 +145,7 @@ impl TextGenerator for EndpointGenerator {
     fn generate(&mut self, prompts: &[Prompt], sampling: &Sampling) -> anyhow::Result<Vec<Result<Reply, Unanswered>>> {
         self.prepare(prompts, sampling)?;
         let bodies = prompts.iter().map(|prompt| Ok(vec![self.body(prompt, sampling)]));
-        let answers = self.endpoint.client.post_lists(PATH, bodies)?;
+        let answers = self.endpoint.client.post_lists(PATH, bodies, std::convert::identity)?;
         prompts
             .iter()
             .zip(answers)

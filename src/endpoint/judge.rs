@@ -94,18 +94,18 @@ impl EndpointJudge {
     ///
     /// # Errors
     /// The outer one for answers of a wrong shape, the inner one for a stretch that has no scores.
-    fn scores(&self, answers: &Answers) -> anyhow::Result<Result<[f32; 4], String>> {
+    fn scores(&self, answers: Answers<Reading>) -> anyhow::Result<Result<[f32; 4], String>> {
         let mut scores = [0.0; 4];
         for ((score, behavior), answer) in scores.iter_mut().zip(Behavior::ALL).zip(answers) {
-            let answer = match answer {
-                Ok(answer) => answer,
+            let share = match answer {
+                Ok(reading) => {
+                    reading.map_err(|expected| misshapen(&self.endpoint.client.url(self.asking.path()), expected))?
+                }
                 Err(Rejected { status, message }) => {
                     return Ok(Err(format!("the endpoint refuses it (status {status}): {message}")));
                 }
             };
-            let candidates = candidates(answer)
-                .map_err(|expected| misshapen(&self.endpoint.client.url(self.asking.path()), expected))?;
-            match share_of_yes(&candidates) {
+            match share {
                 Ok(share) => *score = share,
                 Err(why) => return Ok(Err(format!("{}: {why}", behavior.name()))),
             }
@@ -113,6 +113,9 @@ impl EndpointJudge {
         Ok(Ok(scores))
     }
 }
+
+/// What one answer says: the share of yes or why there is none; or what the answer lacks.
+type Reading = Result<Result<f32, String>, &'static str>;
 
 impl Judge for EndpointJudge {
     fn identity(&self) -> &JudgeIdentity {
@@ -143,10 +146,12 @@ impl Judge for EndpointJudge {
             labels.windows += 1;
             Ok(self.asking.about(&stretch))
         });
-        let answers = self.endpoint.client.post_lists(self.asking.path(), lists)?;
+        let answers = self.endpoint.client.post_lists(self.asking.path(), lists, |answer| {
+            candidates(&answer).map(|candidates| share_of_yes(&candidates))
+        })?;
 
         for (owner, answers) in owners.into_iter().zip(answers) {
-            match self.scores(&answers)? {
+            match self.scores(answers)? {
                 Ok(scores) => documents[owner].add(scores, &self.thresholds),
                 Err(problem) => documents[owner].problem = Some(Unjudgeable(problem)),
             }
@@ -162,11 +167,13 @@ fn probe(endpoint: &Endpoint, asking: &mut Asking, spec: &EndpointJudgeSpec) -> 
     if spec.api == Api::Chat {
         // Thoughts would stand where the answer is read. Servers that do not know this field refuse it or pass over it.
         asking.extras.insert("chat_template_kwargs".into(), json!({"enable_thinking": false}));
-        if client.post(asking.path(), &asking.plain(PROBE))?.is_err() {
-            asking.extras.clear();
-        }
     }
-    let answer = client.post(asking.path(), &asking.plain(PROBE))?.map_err(|Rejected { status, message }| {
+    let mut answer = client.post(asking.path(), &asking.plain(PROBE))?;
+    if answer.is_err() && !asking.extras.is_empty() {
+        asking.extras.clear();
+        answer = client.post(asking.path(), &asking.plain(PROBE))?;
+    }
+    let answer = answer.map_err(|Rejected { status, message }| {
         Failure::new(
             Exit::Usage,
             format!("`{url}` refuses a one-token question with logprobs (status {status}): {message}"),

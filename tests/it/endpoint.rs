@@ -149,6 +149,19 @@ fn a_server_that_dies_half_way_costs_the_batch_in_hand() {
 }
 
 #[test]
+fn an_interrupt_does_not_wait_for_the_server() {
+    let server = ModelServer::start(Manners::default());
+    server.fault(Fault::Hang, usize::MAX);
+    let workplace = workplace(&server, "");
+    let running = workplace.spawn(&["run", "recipe.toml", "--run-dir", "run"]);
+    while server.questions().is_empty() {
+        std::thread::yield_now();
+    }
+    running.signal("INT");
+    running.end().fails(130, "stopped while asking");
+}
+
+#[test]
 fn garbage_is_one_clear_error_and_keeps_labels() {
     for garbage in
         ["<html><body>Bad gateway</body></html>", "", "[]", "{\"choices\": []}", "{\"choices\": [{\"text\": \"yes\"}]}"]
