@@ -3,6 +3,7 @@
 use crate::plan::{Plan, Work};
 use crate::report::summary::{Judged, RunSummary, manifests};
 use crate::run::dir::RunDir;
+use crate::run::manifest::Output;
 use indicatif::HumanCount;
 
 /// The summary of a finished run.
@@ -16,6 +17,14 @@ pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<String> {
     lines.push("next:".into());
     lines.push(format!("  pipeline inspect {}", dir.root().display()));
     lines.push(format!("  pipeline verify {}", dir.root().display()));
+    for stage in plan.stages.iter() {
+        if let Work::Prime(prime) = &stage.work
+            && let Some(condition) = prime.conditions.first()
+        {
+            let path = dir.path(&stage.folder).join(condition.name()).join("train.parquet");
+            lines.push(format!("  pipeline inspect {} --row 0", path.display()));
+        }
+    }
     if let Some((folder, corpus)) = summary.first_corpus() {
         let path = dir.path(folder).join(&corpus.name).join("train-*.parquet");
         lines.push(format!("  duckdb -c \"select url, backtracking_count, text from '{}' limit 5\"", path.display()));
@@ -52,14 +61,15 @@ fn rewrite_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
                 String::new(),
                 format!("{}: {kept} documents rewritten, {dropped} without a question, {failed} failed", stage.folder),
             ]);
-            for output in &manifest.outputs {
+            let trained = |output: &&Output| output.path.ends_with("/train.parquet");
+            let is_prompts = |output: &&Output| output.path.ends_with("/verl/train.parquet");
+            let outputs = || manifest.outputs.iter().filter(trained);
+            for output in outputs().filter(|output| !is_prompts(output)).chain(outputs().filter(is_prompts)) {
                 let Some(folder) = output.path.strip_suffix("/train.parquet") else { continue };
-                let name = folder.rsplit('/').next().unwrap_or(folder);
-                lines.push(format!(
-                    "  {name:26} {:>9} train → {}",
-                    HumanCount(output.rows),
-                    dir.path(folder).display()
-                ));
+                let name = if is_prompts(&output) { "RL prompts" } else { folder.rsplit('/').next().unwrap_or(folder) };
+                let tests = HumanCount(rows(&format!("{folder}/test.parquet"))).to_string();
+                let train = HumanCount(output.rows).to_string();
+                lines.push(format!("  {name:26} {train:>9} train {tests:>9} test → {}", dir.path(folder).display()));
             }
             for output in &manifest.outputs {
                 let Some(folder) = output.path.strip_suffix("/rejected.parquet") else { continue };

@@ -123,7 +123,7 @@ impl<'a> Work<'a> {
 
     fn create(&self, folder: &str, name: &str, kind: &str, columns: SchemaRef) -> anyhow::Result<ParquetSink> {
         let path = self.runner.dir.path(&self.stage.folder).join(folder).join(format!("{name}.parquet"));
-        ParquetSink::create(&path, columns, Profile::Corpus, schema::key_values(kind, &self.stage.key))
+        ParquetSink::create(&path, columns, Profile::Traces, schema::key_values(kind, &self.stage.key))
     }
 
     fn committed(&mut self, folder: &str, name: &str, written: Written) {
