@@ -17,7 +17,7 @@ pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<String> {
     lines.push("next:".into());
     lines.push(format!("  pipeline inspect {}", dir.root().display()));
     lines.push(format!("  pipeline verify {}", dir.root().display()));
-    for stage in plan.stages.iter() {
+    for stage in &plan.stages {
         if let Work::Prime(prime) = &stage.work
             && let Some(condition) = prime.conditions.first()
         {
@@ -61,23 +61,13 @@ fn rewrite_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
                 String::new(),
                 format!("{}: {kept} documents rewritten, {dropped} without a question, {failed} failed", stage.folder),
             ]);
-            let trained = |output: &&Output| output.path.ends_with("/train.parquet");
-            let is_prompts = |output: &&Output| output.path.ends_with("/verl/train.parquet");
-            let outputs = || manifest.outputs.iter().filter(trained);
-            for output in outputs().filter(|output| !is_prompts(output)).chain(outputs().filter(is_prompts)) {
-                let Some(folder) = output.path.strip_suffix("/train.parquet") else { continue };
-                let name = if is_prompts(&output) { "RL prompts" } else { folder.rsplit('/').next().unwrap_or(folder) };
-                let tests = HumanCount(rows(&format!("{folder}/test.parquet"))).to_string();
-                let train = HumanCount(output.rows).to_string();
-                lines.push(format!("  {name:26} {train:>9} train {tests:>9} test → {}", dir.path(folder).display()));
-            }
             for output in &manifest.outputs {
-                let Some(folder) = output.path.strip_suffix("/rejected.parquet") else { continue };
+                let Some(folder) = output.path.strip_suffix("/train.parquet") else { continue };
                 let name = folder.rsplit('/').next().unwrap_or(folder);
                 lines.push(format!(
-                    "  {name:26} {:>9} replies rejected → {}",
-                    HumanCount(output.rows).to_string(),
-                    dir.path(&output.path).display()
+                    "  {name:26} {:>9} train → {}",
+                    HumanCount(output.rows),
+                    dir.path(folder).display()
                 ));
             }
             lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));
@@ -96,12 +86,20 @@ fn prime_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
             lines.extend([String::new(), format!("{}: {kept} traces, {dropped} dropped", stage.folder)]);
             let rows =
                 |path: &str| manifest.outputs.iter().find(|output| output.path == path).map_or(0, |output| output.rows);
-            for output in &manifest.outputs {
-                let Some(folder) = output.path.strip_suffix("/train.parquet") else { continue };
-                let name = folder.rsplit('/').next().unwrap_or(folder);
+            let is_train = |output: &&Output| output.path.ends_with("/train.parquet");
+            let is_prompts = |output: &&Output| output.path.ends_with("/verl/train.parquet");
+            let outputs = || manifest.outputs.iter().filter(is_train);
+            for output in outputs().filter(|output| !is_prompts(output)).chain(outputs().filter(is_prompts)) {
+                let folder = output.path.trim_end_matches("/train.parquet");
+                let name = if is_prompts(&output) { "RL prompts" } else { folder.rsplit('/').next().unwrap_or(folder) };
                 let tests = HumanCount(rows(&format!("{folder}/test.parquet"))).to_string();
                 let train = HumanCount(output.rows).to_string();
                 lines.push(format!("  {name:26} {train:>9} train {tests:>9} test → {}", dir.path(folder).display()));
+            }
+            for output in manifest.outputs.iter().filter(|output| output.path.ends_with("/rejected.parquet")) {
+                let rejected = HumanCount(output.rows).to_string();
+                let path = dir.path(&output.path);
+                lines.push(format!("  {:26} {rejected:>9} replies → {}", "rejected", path.display()));
             }
             lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));
         }

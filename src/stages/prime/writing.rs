@@ -263,7 +263,7 @@ impl<'a> Work<'a> {
         }
         if kept < wanted {
             self.runner.reporter.notice(format!(
-                "{} gave {kept} of {wanted} traces per condition for `{}`, from {tried} puzzles: `{}/*/rejected.parquet` holds the other replies and why they were refused",
+                "`{}` gave {kept} of {wanted} traces per condition for `{}`, of {tried} puzzles: `{}/*/rejected.parquet` holds the other replies and why they were refused",
                 desk.report.author.model,
                 part.label(),
                 self.stage.folder,
