@@ -3,6 +3,7 @@
 use crate::plan::{Plan, Work};
 use crate::report::summary::{Judged, RunSummary, manifests};
 use crate::run::dir::RunDir;
+use crate::run::manifest::Output;
 use indicatif::HumanCount;
 
 /// The summary of a finished run.
@@ -16,6 +17,14 @@ pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<String> {
     lines.push("next:".into());
     lines.push(format!("  pipeline inspect {}", dir.root().display()));
     lines.push(format!("  pipeline verify {}", dir.root().display()));
+    for stage in &plan.stages {
+        if let Work::Prime(prime) = &stage.work
+            && let Some(condition) = prime.conditions.first()
+        {
+            let path = dir.path(&stage.folder).join(condition.name()).join("train.parquet");
+            lines.push(format!("  pipeline inspect {} --row 0", path.display()));
+        }
+    }
     if let Some((folder, corpus)) = summary.first_corpus() {
         let path = dir.path(folder).join(&corpus.name).join("train-*.parquet");
         lines.push(format!("  duckdb -c \"select url, backtracking_count, text from '{}' limit 5\"", path.display()));
@@ -61,15 +70,6 @@ fn rewrite_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
                     dir.path(folder).display()
                 ));
             }
-            for output in &manifest.outputs {
-                let Some(folder) = output.path.strip_suffix("/rejected.parquet") else { continue };
-                let name = folder.rsplit('/').next().unwrap_or(folder);
-                lines.push(format!(
-                    "  {name:26} {:>9} replies rejected → {}",
-                    HumanCount(output.rows).to_string(),
-                    dir.path(&output.path).display()
-                ));
-            }
             lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));
         }
     }
@@ -86,12 +86,20 @@ fn prime_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
             lines.extend([String::new(), format!("{}: {kept} traces, {dropped} dropped", stage.folder)]);
             let rows =
                 |path: &str| manifest.outputs.iter().find(|output| output.path == path).map_or(0, |output| output.rows);
-            for output in &manifest.outputs {
-                let Some(folder) = output.path.strip_suffix("/train.parquet") else { continue };
-                let name = folder.rsplit('/').next().unwrap_or(folder);
+            let is_train = |output: &&Output| output.path.ends_with("/train.parquet");
+            let is_prompts = |output: &&Output| output.path.ends_with("/verl/train.parquet");
+            let outputs = || manifest.outputs.iter().filter(is_train);
+            for output in outputs().filter(|output| !is_prompts(output)).chain(outputs().filter(is_prompts)) {
+                let folder = output.path.trim_end_matches("/train.parquet");
+                let name = if is_prompts(&output) { "RL prompts" } else { folder.rsplit('/').next().unwrap_or(folder) };
                 let tests = HumanCount(rows(&format!("{folder}/test.parquet"))).to_string();
                 let train = HumanCount(output.rows).to_string();
                 lines.push(format!("  {name:26} {train:>9} train {tests:>9} test → {}", dir.path(folder).display()));
+            }
+            for output in manifest.outputs.iter().filter(|output| output.path.ends_with("/rejected.parquet")) {
+                let rejected = HumanCount(output.rows).to_string();
+                let path = dir.path(&output.path);
+                lines.push(format!("  {:26} {rejected:>9} replies → {}", "rejected", path.display()));
             }
             lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));
         }

@@ -44,6 +44,8 @@ const FREE_TEXT: [&str; 7] = ["url", "text", "metadata", "id", "query", "complet
 pub enum Profile {
     /// Documents: few rows of much text.
     Corpus,
+    /// Rows of a page of text, written to many files at once: small row groups bound the memory of all of them together.
+    Traces,
     /// Many short rows, such as labels: DuckDB works on one row group per thread, and this is the size that it writes itself.
     Labels,
 }
@@ -52,6 +54,7 @@ impl Profile {
     fn max_row_group_rows(self) -> usize {
         match self {
             Self::Corpus => 32_768,
+            Self::Traces => 8_192,
             Self::Labels => 122_880,
         }
     }

@@ -123,7 +123,7 @@ impl<'a> Work<'a> {
 
     fn create(&self, folder: &str, name: &str, kind: &str, columns: SchemaRef) -> anyhow::Result<ParquetSink> {
         let path = self.runner.dir.path(&self.stage.folder).join(folder).join(format!("{name}.parquet"));
-        ParquetSink::create(&path, columns, Profile::Corpus, schema::key_values(kind, &self.stage.key))
+        ParquetSink::create(&path, columns, Profile::Traces, schema::key_values(kind, &self.stage.key))
     }
 
     fn committed(&mut self, folder: &str, name: &str, written: Written) {
@@ -263,7 +263,7 @@ impl<'a> Work<'a> {
         }
         if kept < wanted {
             self.runner.reporter.notice(format!(
-                "{} gave {kept} of {wanted} traces per condition for `{}`, from {tried} puzzles: `{}/*/rejected.parquet` holds the other replies and why they were refused",
+                "`{}` gave {kept} of {wanted} traces per condition for `{}`, of {tried} puzzles: `{}/*/rejected.parquet` holds the other replies and why they were refused",
                 desk.report.author.model,
                 part.label(),
                 self.stage.folder,
