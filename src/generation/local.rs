@@ -49,6 +49,7 @@ impl LocalGenerator {
         let precision = match spec.precision {
             Precision::F32 => "",
             Precision::Bf16 => "-bf16",
+            Precision::Int8 => "-int8",
         };
         let identity = GeneratorIdentity {
             kind: "lm".into(),
