@@ -101,7 +101,8 @@ fn the_tokenizer_rebuilt_from_a_gguf_equals_llama_cpp() {
 #[test]
 fn next_token_probabilities_agree_with_llama_cpp() {
     let Some((path, oracle)) = smollm2() else { return };
-    for precision in precisions() {
+    // Bytes per row are coarser than llama.cpp's per block of 32; `benches/judge_precision.py` measures what they cost.
+    for precision in precisions().filter(|precision| *precision != Precision::Int8) {
         let decoder = Decoder::load(&Checkpoint::open(&path).unwrap(), &Device::Cpu, precision).unwrap();
         check_next_tokens(&decoder, &oracle);
     }
@@ -422,7 +423,12 @@ pub fn judged(judge: &mut LmJudge, texts: &[&str]) -> Vec<Labels> {
 
 /// Packed and plain agree up to rounding; alone, together, in any order and any batch, labels are equal to the last bit.
 fn check_packing(spec: &LmJudgeSpec, texts: &[String]) {
-    let tolerance = if spec.precision == Precision::F32 { 1e-5 } else { 0.02 };
+    let tolerance = match spec.precision {
+        Precision::F32 => 1e-5,
+        Precision::Bf16 => 0.02,
+        // A sum that lies between two bytes may round to either.
+        Precision::Int8 => 0.05,
+    };
     let mut judge = LmJudge::load(&LmJudgeSpec { max_windows: 1, ..spec.clone() }).unwrap();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let together = judged(&mut judge, &texts);
