@@ -394,7 +394,7 @@ fn a_run_in_generate_mode_sets_aside_what_has_no_count() {
     let recipe = |more: &str| {
         let model = model.path().display();
         format!(
-            "[fetch]\nsources = [\"a.jsonl\"]\n[classify]\nmax-quarantined-share = 1.0\n[classify.lm]\nmodel = \"{model}\"\n{more}"
+            "[fetch]\nsources = [\"data/a.jsonl\"]\n[classify]\nmax-quarantined-share = 1.0\n[classify.lm]\nmodel = \"{model}\"\n{more}"
         )
     };
     let generate = "mode = \"generate\"\nmax-reply-tokens = 12\n";
