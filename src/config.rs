@@ -315,6 +315,9 @@ impl RewriteStyle {
 pub struct WriterLm {
     /// A Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`.
     pub model: String,
+    /// The numbers that the model multiplies: `f32`, or, faster where the processor has it, `bf16` or `int8`.
+    #[serde(default)]
+    pub precision: crate::lm::Precision,
 }
 
 /// Countdown priming traces: the same puzzles under every condition, each trace checked by the verdict and the counter.

@@ -17,7 +17,7 @@ pub struct LmConfig {
     /// hundreds of times longer. There a score is the share of replies that found any instance.
     #[serde(default)]
     pub mode: LmMode,
-    /// The numbers that the model multiplies: `f32`, or `bf16`, twice as fast where the processor has it.
+    /// The numbers that the model multiplies: `f32`, or, faster where the processor has it and less exact, `bf16` or `int8`.
     #[serde(default)]
     pub precision: Precision,
     /// A folder with prompts of your own: `document.txt` and one `<behavior>.txt` each; in `generate` mode `count.txt` and one

@@ -20,7 +20,7 @@ pub fn make(
 ) -> anyhow::Result<Box<dyn TextGenerator>> {
     if let Some(lm) = lm {
         let model = model_path(&lm.model, runner.plan, runner.hub)?;
-        return Ok(Box::new(LocalGenerator::load(&LocalSpec::new(model))?));
+        return Ok(Box::new(LocalGenerator::load(&LocalSpec { precision: lm.precision, ..LocalSpec::new(model) })?));
     }
     let Some(endpoint) = endpoint else {
         return Err(Failure::new(Exit::Usage, "no language model is named").into());
