@@ -5,10 +5,17 @@
 //! [`Schedule`] gives. Equal inputs give equal bits, whatever the number of threads.
 
 pub mod adamw;
+mod attention;
 pub mod batch;
+mod head;
+mod layer;
 pub mod model;
 pub mod objective;
+mod panels;
+mod product;
+mod rows;
 pub mod schedule;
+mod workspace;
 
 pub use adamw::AdamW;
 pub use batch::TrainBatch;
