@@ -22,3 +22,8 @@ pub use batch::TrainBatch;
 pub use model::{LossSum, TrainModel, TrainOptions};
 pub use objective::{Objective, Prediction, RowLoss};
 pub use schedule::Schedule;
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
