@@ -36,3 +36,5 @@ mod shard_store;
 mod small_run;
 mod tasks;
 mod token_count;
+mod train_autograd;
+mod train_goldens;
