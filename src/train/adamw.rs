@@ -3,6 +3,7 @@
 //! Weight decay is decoupled and spares norms and biases (tensors of one dimension). Everything is element by element
 //! but the norm of the gradients, which is summed over fixed pieces, so the number of threads never shows.
 
+use crate::lm::kernels::vector::vectorised;
 use crate::lm::{Parameter, Parameters};
 use rayon::prelude::*;
 
@@ -70,7 +71,7 @@ impl AdamW {
             let moments = first.values.chunks_mut(PIECE).zip(second.values.chunks_mut(PIECE));
             pieces.extend(values.zip(moments).map(|((p, g), (m, v))| (factors, p, g, m, v)));
         }
-        pieces.into_par_iter().for_each(|(factors, p, g, m, v)| factors.update(p, g, m, v));
+        pieces.into_par_iter().for_each(|(factors, p, g, m, v)| update(factors, p, g, m, v));
     }
 }
 
@@ -87,14 +88,38 @@ struct Factors {
     eps: f32,
 }
 
-impl Factors {
-    fn update(&self, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+vectorised! {
+    fn update(factors: Factors, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         let n = p.len();
         let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
         for i in 0..n {
-            m[i] = self.beta1 * m[i] + self.gain1 * g[i];
-            v[i] = self.beta2 * v[i] + self.gain2 * g[i] * g[i];
-            p[i] = self.keep * p[i] - self.size * m[i] / (v[i].sqrt() * self.inverse_root + self.eps);
+            m[i] = factors.beta1 * m[i] + factors.gain1 * g[i];
+            v[i] = factors.beta2 * v[i] + factors.gain2 * g[i] * g[i];
+            p[i] = factors.keep * p[i] - factors.size * m[i] / (v[i].sqrt() * factors.inverse_root + factors.eps);
+        }
+    }
+
+    fn sum_of_squares(x: &[f32]) -> f64 {
+        let mut lanes = [0f64; 32];
+        let (chunks, rest) = x.as_chunks::<32>();
+        for chunk in chunks {
+            for i in 0..32 {
+                lanes[i] += f64::from(chunk[i]) * f64::from(chunk[i]);
+            }
+        }
+        for i in 0..rest.len() {
+            lanes[i] += f64::from(rest[i]) * f64::from(rest[i]);
+        }
+        let mut sum = 0.0;
+        for lane in lanes {
+            sum += lane;
+        }
+        sum
+    }
+
+    fn multiply(x: &mut [f32], factor: f32) {
+        for i in 0..x.len() {
+            x[i] *= factor;
         }
     }
 }
@@ -102,17 +127,7 @@ impl Factors {
 /// The Euclidean norm of all gradients together; not finite where any of them is not.
 pub fn global_norm(gradients: &Parameters) -> f64 {
     let pieces: Vec<&[f32]> = gradients.iter().flat_map(|gradient| gradient.values.chunks(PIECE)).collect();
-    let square = |piece: &&[f32]| -> f64 {
-        let mut lanes = [0f64; 16];
-        let (chunks, rest) = piece.as_chunks::<16>();
-        for chunk in chunks {
-            for i in 0..16 {
-                lanes[i] += f64::from(chunk[i]) * f64::from(chunk[i]);
-            }
-        }
-        lanes.iter().sum::<f64>() + rest.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>()
-    };
-    let squares: Vec<f64> = pieces.par_iter().map(square).collect();
+    let squares: Vec<f64> = pieces.par_iter().map(|piece| sum_of_squares(piece)).collect();
     squares.iter().sum::<f64>().sqrt()
 }
 
@@ -131,5 +146,5 @@ pub fn clip_global_norm(gradients: &mut Parameters, highest: f64) -> f64 {
 pub fn scale(gradients: &mut Parameters, factor: f32) {
     let pieces: Vec<&mut [f32]> =
         gradients.iter_mut().flat_map(|Parameter { values, .. }| values.chunks_mut(PIECE)).collect();
-    pieces.into_par_iter().for_each(|piece| piece.iter_mut().for_each(|x| *x *= factor));
+    pieces.into_par_iter().for_each(|piece| multiply(piece, factor));
 }

@@ -4,8 +4,7 @@
 //! One task is one query head of one sequence. Scores exist for a block of queries at a time; the way back computes
 //! probabilities again from the saved log of each row's sum. A task owns what it writes, so no sum depends on threads.
 
-use super::panels::{Panels, interleave_rows};
-use super::product::Operand;
+use super::panels::Panels;
 use super::rows;
 use super::workspace::Workspaces;
 use crate::lm::kernels::tile::{COLUMNS, Element, Left, Right, Start, multiply_panel, rows_of_tile};
@@ -54,10 +53,9 @@ pub(super) struct Workspace<E> {
     values: Panels<E>,
     rows: Panels<E>,
     scaled: Vec<f32>,
-    operand: Operand<E>,
+    operand: Vec<E>,
     scores: Vec<f32>,
     slopes: Vec<f32>,
-    weights: Vec<E>,
 }
 
 impl<E: Element> Workspace<E> {
@@ -69,10 +67,9 @@ impl<E: Element> Workspace<E> {
             values: Panels::new(),
             rows: Panels::new(),
             scaled: Vec::new(),
-            operand: Operand::new(),
+            operand: Vec::new(),
             scores: Vec::new(),
             slopes: Vec::new(),
-            weights: Vec::new(),
         }
     }
 }
@@ -204,7 +201,7 @@ impl Attention<'_> {
                 scores[..seen.start].fill(0.0);
                 scores[seen.end..].fill(0.0);
             }
-            let weights = operand.convert(scores, block.stride);
+            let weights = E::left(scores, block.stride, operand);
             let out = &mut out[block.queries.start * dim..block.queries.end * dim];
             product_of_keys(weights, &block, values, out, dim);
         }
@@ -219,7 +216,7 @@ impl Attention<'_> {
         block: &Block,
         keys: &Panels<E>,
         scaled: &mut Vec<f32>,
-        operand: &mut Operand<E>,
+        operand: &mut Vec<E>,
         scores: &mut Vec<f32>,
     ) {
         let (count, dim) = (block.queries.len(), self.dim);
@@ -228,7 +225,7 @@ impl Attention<'_> {
             vector::scaled(out, self.query(start + row, head), self.scale());
         }
         scores.resize(count * block.stride, 0.0);
-        product_to_keys(operand.convert(scaled, dim), block, keys, scores);
+        product_to_keys(E::left(scaled, dim, operand), block, keys, scores);
     }
 }
 
@@ -297,16 +294,7 @@ impl Backward<'_> {
         let Backward { attention, head, .. } = *self;
         let (start, count, dim) = (self.sequence.start, self.sequence.len(), attention.dim);
         let Workspace {
-            keys_transposed,
-            values_transposed,
-            keys,
-            rows: columns,
-            scaled,
-            operand,
-            scores,
-            slopes,
-            weights,
-            ..
+            keys_transposed, values_transposed, keys, rows: columns, scaled, operand, scores, slopes, ..
         } = workspace;
         keys_transposed.pack_transposed_here(dim, count, |j| attention.key(start + j, head));
         values_transposed.pack_transposed_here(dim, count, |j| attention.value(start + j, head));
@@ -319,7 +307,7 @@ impl Backward<'_> {
                 out.copy_from_slice(self.rows(self.d_out, row));
             }
             slopes.resize(scores.len(), 0.0);
-            product_to_keys(operand.convert(scaled, dim), &block, values_transposed, slopes);
+            product_to_keys(E::left(scaled, dim, operand), &block, values_transposed, slopes);
             let both = scores.chunks_exact_mut(block.stride).zip(slopes.chunks_exact_mut(block.stride));
             for (row, (scores, slopes)) in block.queries.clone().zip(both) {
                 let seen = attention.visible(row, &block);
@@ -332,13 +320,13 @@ impl Backward<'_> {
                 }
             }
             let d_queries = &mut d_queries[block.queries.start * dim..block.queries.end * dim];
-            product_of_keys(operand.convert(slopes, block.stride), &block, keys, d_queries, dim);
+            product_of_keys(E::left(slopes, block.stride, operand), &block, keys, d_queries, dim);
 
             let queries = block.queries.len();
             columns.pack_here(queries, dim, |i| attention.query(start + block.queries.start + i, head));
-            add_to_keys(transpose(slopes, &block, weights), &block, columns, d_keys, dim);
+            add_to_keys(E::left_transposed(slopes, block.stride, operand), &block, columns, d_keys, dim);
             columns.pack_here(queries, dim, |i| self.rows(self.d_out, block.queries.start + i));
-            add_to_keys(transpose(scores, &block, weights), &block, columns, d_values, dim);
+            add_to_keys(E::left_transposed(scores, block.stride, operand), &block, columns, d_values, dim);
         }
     }
 
@@ -347,11 +335,4 @@ impl Backward<'_> {
         let Attention { heads, dim, .. } = *self.attention;
         &values[((self.sequence.start + row) * heads + self.head) * dim..][..dim]
     }
-}
-
-/// `(queries, stride)` with queries as the inner dimension.
-fn transpose<'a, E: Element>(values: &[f32], block: &Block, out: &'a mut Vec<E>) -> Left<'a, E> {
-    out.resize(block.queries.len().next_multiple_of(E::GROUP) * block.stride, E::default());
-    interleave_rows(out, values, block.stride);
-    Left { values: out, row: E::GROUP, group: block.stride * E::GROUP }
 }

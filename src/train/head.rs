@@ -6,7 +6,7 @@
 
 use super::objective::{Objective, Prediction, RowLoss};
 use super::panels::{Panels, Transposed, interleave_rows};
-use super::product::{Begin, Operand, add_outer, product};
+use super::product::{Begin, add_outer, product};
 use super::rows;
 use super::workspace::Workspaces;
 use crate::lm::kernels::tile::Element;
@@ -30,7 +30,7 @@ pub(super) struct Head<E> {
     hidden: Vec<f32>,
     d_hidden: Vec<f32>,
     outcomes: Vec<(f64, Prediction)>,
-    blocks: Workspaces<(Operand<E>, Vec<f32>)>,
+    blocks: Workspaces<(Vec<E>, Vec<f32>)>,
 }
 
 /// Where gradients of the head go.
@@ -51,7 +51,7 @@ impl<E: Element> Head<E> {
             hidden: Vec::new(),
             d_hidden: Vec::new(),
             outcomes: Vec::new(),
-            blocks: Workspaces::new(|| (Operand::new(), Vec::new())),
+            blocks: Workspaces::new(|| (Vec::new(), Vec::new())),
         }
     }
 
@@ -123,7 +123,7 @@ impl<E: Element> Head<E> {
             .for_each(|(((left, hidden), d_hidden), (outcomes, listed))| {
                 workspaces.with(|(operand, logits)| {
                     logits.resize(listed.len() * vocab, 0.0);
-                    let a = operand.convert(hidden, width);
+                    let a = E::left(hidden, width, operand);
                     product(a, listed.len(), weights, Begin::Zero, logits, vocab);
                     for (logits, ((row, target), outcome)) in
                         logits.chunks_exact_mut(vocab).zip(listed.iter().zip(outcomes))
@@ -137,7 +137,7 @@ impl<E: Element> Head<E> {
                     }
                     if backward {
                         interleave_rows(left, logits, vocab);
-                        let a = operand.convert(logits, vocab);
+                        let a = E::left(logits, vocab, operand);
                         product(a, listed.len(), weights_back, Begin::Zero, d_hidden, width);
                     }
                 });

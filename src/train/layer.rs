@@ -13,7 +13,6 @@ pub(super) use plan::{LayerPlan, Shape};
 
 use super::attention::{self, Attended, HeadGradients};
 use super::panels::{Panels, Transposed};
-use super::product::Operand;
 use super::workspace::Workspaces;
 use crate::lm::Parameter;
 use crate::lm::kernels::tile::Element;
@@ -90,7 +89,7 @@ pub(super) struct Scratch<E> {
 
 /// Buffers of one block of rows.
 struct Block<E> {
-    operand: Operand<E>,
+    operand: Vec<E>,
     normed: Vec<f32>,
     wide: Vec<f32>,
 }
@@ -109,7 +108,7 @@ impl<E: Element> Scratch<E> {
             d_attended: Vec::new(),
             head_gradients: HeadGradients::default(),
             sums: Vec::new(),
-            blocks: Workspaces::new(|| Block { operand: Operand::new(), normed: Vec::new(), wide: Vec::new() }),
+            blocks: Workspaces::new(|| Block { operand: Vec::new(), normed: Vec::new(), wide: Vec::new() }),
             attention: Workspaces::new(attention::Workspace::new),
         }
     }

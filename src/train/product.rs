@@ -48,30 +48,6 @@ pub(super) fn product<E: Element>(
     }
 }
 
-/// Rows of a left side, converted: row-major, padded to whole groups.
-pub(super) struct Operand<E> {
-    values: Vec<E>,
-    stride: usize,
-}
-
-impl<E: Element> Operand<E> {
-    pub(super) fn new() -> Self {
-        Self { values: Vec::new(), stride: 0 }
-    }
-
-    /// Converts rows of `width` numbers each.
-    pub(super) fn convert(&mut self, rows: &[f32], width: usize) -> Left<'_, E> {
-        self.stride = width.next_multiple_of(E::GROUP);
-        let count = rows.len() / width;
-        self.values.resize(count * self.stride, E::default());
-        for (out, row) in self.values.chunks_exact_mut(self.stride).zip(rows.chunks_exact(width)) {
-            E::convert(out, row);
-            out[width..].fill(E::default());
-        }
-        Left { values: &self.values, row: self.stride, group: E::GROUP }
-    }
-}
-
 /// `out += A^T B` for the columns of A from `first` on: `out` is `(M, b.columns())`, row m of it of column `first + m` of A.
 ///
 /// The inner dimension, tokens, is summed in pieces of a fixed size and order.
@@ -113,10 +89,10 @@ mod tests {
         let bias: Vec<f32> = (0..width).map(whole).collect();
         let mut panels = Panels::<E>::new();
         panels.pack(inner, width, |k| &b[k * width..][..width]);
-        let mut operand = Operand::new();
+        let mut operand = Vec::new();
         let mut out = vec![1.0; rows * width];
-        product(operand.convert(&a, inner), rows, &panels, Begin::Bias(&bias), &mut out, width);
-        product(operand.convert(&a, inner), rows, &panels, Begin::Output, &mut out, width);
+        product(E::left(&a, inner, &mut operand), rows, &panels, Begin::Bias(&bias), &mut out, width);
+        product(E::left(&a, inner, &mut operand), rows, &panels, Begin::Output, &mut out, width);
         for (i, found) in out.iter().enumerate() {
             let (r, c) = (i / width, i % width);
             let sum: f32 = (0..inner).map(|k| a[r * inner + k] * b[k * width + c]).sum();

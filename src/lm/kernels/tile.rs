@@ -5,6 +5,8 @@
 //! transposed: `[k / GROUP][row][GROUP]`. A tile does not cut the inner dimension into blocks, so each output is one
 //! chain of multiply-adds in a fixed order.
 
+use std::ops::Range;
+
 /// Columns of a panel of B.
 pub(crate) const COLUMNS: usize = 64;
 /// Rows of A that a tile takes at most: 6 × 64 accumulators fill 24 of AVX-512's 32 registers.
@@ -45,15 +47,13 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
 
     /// Writes sixteen columns side by side: `out[g stride + GROUP c + j] = columns[c][GROUP g + j]` for each of `groups`
     /// groups g, zero where a column has ended.
-    fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]) {
-        for (g, out) in out.chunks_mut(stride).take(groups).enumerate() {
-            for (out, column) in out.chunks_exact_mut(Self::GROUP).zip(columns) {
-                for (k, out) in (g * Self::GROUP..).zip(out) {
-                    *out = Self::from_f32(column.get(k).copied().unwrap_or(0.0));
-                }
-            }
-        }
-    }
+    fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]);
+
+    /// Rows of `width` numbers as the left side of a product, row-major, converted into `buffer` where they have to be.
+    fn left<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self>;
+
+    /// [`Element::left`] of the transposed matrix: rows are its inner dimension.
+    fn left_transposed<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self>;
 
     /// `out = start + A B` for a few rows of A and one panel of B.
     ///
@@ -240,6 +240,19 @@ impl Element for f32 {
         out.copy_from_slice(&first[..out.len()]);
     }
 
+    fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]) {
+        let done = transpose_blocks(out, stride, groups, columns);
+        transpose_rest(out, stride, done..groups, columns);
+    }
+
+    fn left<'a>(rows: &'a [f32], width: usize, _buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
+        Left { values: rows, row: width, group: 1 }
+    }
+
+    fn left_transposed<'a>(rows: &'a [f32], width: usize, _buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
+        Left { values: rows, row: 1, group: width }
+    }
+
     unsafe fn multiply(tile: Tile<Self>) {
         #[cfg(target_arch = "x86_64")]
         {
@@ -278,6 +291,30 @@ impl Element for Bf16 {
         super::vector::to_bf16_pairs(out, first, second);
     }
 
+    fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]) {
+        let done = transpose_blocks(out, stride, groups, columns);
+        transpose_rest(out, stride, done..groups, columns);
+    }
+
+    fn left<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
+        let stride = width.next_multiple_of(2);
+        buffer.resize(rows.len() / width * stride, Self::default());
+        for (out, row) in buffer.chunks_exact_mut(stride).zip(rows.chunks_exact(width)) {
+            Self::convert(out, row);
+            out[width..].fill(Self::default());
+        }
+        Left { values: buffer, row: stride, group: 2 }
+    }
+
+    fn left_transposed<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
+        buffer.resize((rows.len() / width).next_multiple_of(2) * width, Self::default());
+        for (out, rows) in buffer.chunks_mut(2 * width).zip(rows.chunks(2 * width)) {
+            let (first, second) = rows.split_at(width);
+            Self::interleave(out, first, second);
+        }
+        Left { values: buffer, row: 2, group: 2 * width }
+    }
+
     unsafe fn multiply(tile: Tile<Self>) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's; `available` asked for the features.
@@ -294,6 +331,45 @@ impl Element for Bf16 {
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
+}
+
+/// What [`Element::transpose`] does, number by number, for some of its groups.
+fn transpose_rest<E: Element>(out: &mut [E], stride: usize, groups: Range<usize>, columns: &[&[f32]; 16]) {
+    for (g, out) in groups.clone().zip(out.chunks_mut(stride).skip(groups.start)) {
+        for (out, column) in out.chunks_exact_mut(E::GROUP).zip(columns) {
+            for (k, out) in (g * E::GROUP..).zip(out) {
+                *out = E::from_f32(column.get(k).copied().unwrap_or(0.0));
+            }
+        }
+    }
+}
+
+/// What [`Element::transpose`] does, sixteen whole groups of sixteen whole columns at a time. Returns how many groups.
+fn transpose_blocks<E: Element>(out: &mut [E], stride: usize, groups: usize, columns: &[&[f32]; 16]) -> usize {
+    let shortest = columns.iter().map(|column| column.len()).min().unwrap_or(0);
+    let blocks = groups.min(shortest / E::GROUP) / 16;
+    if blocks == 0 || !E::available() {
+        return 0;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        assert!(out.len() >= (blocks * 16 - 1) * stride + 16 * E::GROUP, "a panel too short");
+        let to = out.as_mut_ptr().cast::<u32>();
+        for block in 0..blocks {
+            let from = columns.map(|column| column[block * 16 * E::GROUP..].as_ptr());
+            // SAFETY: AVX-512 was detected, and AVX512_BF16 for pairs. Every column has sixteen more groups, and `out` has
+            // sixteen rows of sixteen groups, 32 bits each for pairs and for single f32.
+            unsafe {
+                let (to, stride) = (to.add(block * 16 * (stride / E::GROUP)), stride / E::GROUP);
+                match E::GROUP {
+                    1 => x86::transpose_f32(from, to, stride),
+                    _ => x86::transpose_pairs(from, to, stride),
+                }
+            }
+        }
+        return blocks * 16;
+    }
+    0
 }
 
 /// # Safety
@@ -452,6 +528,76 @@ mod x86 {
         }
         // SAFETY: the caller's.
         unsafe { store(&acc, tile) };
+    }
+
+    /// Sixteen numbers of each column as sixteen rows, `stride` 32-bit words apart.
+    ///
+    /// # Safety
+    /// AVX-512F; each column readable for 16 numbers, `out` writable for the rows.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn transpose_f32(columns: [*const f32; 16], out: *mut u32, stride: usize) {
+        let mut words = [_mm512_setzero_si512(); 16];
+        for i in 0..16 {
+            // SAFETY: the caller's.
+            words[i] = unsafe { _mm512_loadu_si512(columns[i].cast()) };
+        }
+        // SAFETY: the caller's.
+        unsafe { transpose(words, out, stride) }
+    }
+
+    /// Sixteen pairs of each column, rounded to bf16, as sixteen rows.
+    ///
+    /// # Safety
+    /// AVX-512F and AVX512_BF16; each column readable for 32 numbers, `out` writable for the rows.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn transpose_pairs(columns: [*const f32; 16], out: *mut u32, stride: usize) {
+        let mut words = [_mm512_setzero_si512(); 16];
+        for i in 0..16 {
+            // SAFETY: the caller's; a register of pairs of bfloat16 is one of 32-bit words.
+            words[i] = unsafe {
+                let (low, high) = (_mm512_loadu_ps(columns[i]), _mm512_loadu_ps(columns[i].add(16)));
+                std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+            };
+        }
+        // SAFETY: the caller's.
+        unsafe { transpose(words, out, stride) }
+    }
+
+    /// Writes the transpose of sixteen rows of sixteen words: pairs of rows, then of pairs, then of quarters are woven.
+    ///
+    /// # Safety
+    /// AVX-512F; `out` writable for sixteen rows.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn transpose(rows: [__m512i; 16], out: *mut u32, stride: usize) {
+        let mut pairs = rows;
+        for i in 0..8 {
+            pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+        }
+        // fours[4 i + j]: in each quarter q, word 4 q + j of rows 4 i to 4 i + 3.
+        let mut fours = pairs;
+        for i in 0..4 {
+            for j in 0..2 {
+                fours[4 * i + 2 * j] = _mm512_unpacklo_epi64(pairs[4 * i + j], pairs[4 * i + 2 + j]);
+                fours[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[4 * i + j], pairs[4 * i + 2 + j]);
+            }
+        }
+        for j in 0..4 {
+            let (a, b, c, d) = (fours[j], fours[4 + j], fours[8 + j], fours[12 + j]);
+            let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+            let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+            let columns = [
+                _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even),
+                _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd),
+                _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even),
+                _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd),
+            ];
+            for q in 0..4 {
+                // SAFETY: the caller's.
+                unsafe { _mm512_storeu_si512(out.add((4 * q + j) * stride).cast(), columns[q]) };
+            }
+        }
     }
 
     /// # Safety

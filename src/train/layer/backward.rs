@@ -100,7 +100,7 @@ impl Pass<'_> {
                     let Block { operand, wide, .. } = block;
                     interleave_rows(left_down, dx, hidden);
                     add_rows(d_down, dx);
-                    product(operand.convert(dx, hidden), rows, &weights[DOWN], Begin::Zero, gated, inner);
+                    product(E::left(dx, hidden, operand), rows, &weights[DOWN], Begin::Zero, gated, inner);
                     for (gated, gate_up) in gated.chunks_exact_mut(inner).zip(gate_up.chunks_exact_mut(2 * inner)) {
                         let (gate, up) = gate_up.split_at_mut(inner);
                         rows::swiglu_backward(gated, gate, up);
@@ -108,13 +108,13 @@ impl Pass<'_> {
                     interleave_rows(left_gate_up, gate_up, 2 * inner);
                     add_rows(d_gate_up, gate_up);
                     wide.resize(rows * hidden, 0.0);
-                    let a = operand.convert(gate_up, 2 * inner);
+                    let a = E::left(gate_up, 2 * inner, operand);
                     product(a, rows, &weights[GATE_UP], Begin::Zero, wide, hidden);
                     normalise_into(middle, norm, eps, normed);
                     norm_backward(dx, d_norm, wide, middle, norm, eps);
                     interleave_rows(left_output, dx, hidden);
                     add_rows(d_output, dx);
-                    let a = operand.convert(dx, hidden);
+                    let a = E::left(dx, hidden, operand);
                     product(a, rows, &weights[OUTPUT], Begin::Zero, d_attended, shape.query());
                 });
             },
@@ -166,7 +166,7 @@ impl Pass<'_> {
                     interleave_rows(left, d_qkv, shape.qkv());
                     add_rows(d_bias, d_qkv);
                     d_normed.resize(rows * hidden, 0.0);
-                    let a = operand.convert(d_qkv, shape.qkv());
+                    let a = E::left(d_qkv, shape.qkv(), operand);
                     product(a, rows, &weights[QKV], Begin::Zero, d_normed, hidden);
                     normalise_into(x, norm, eps, normed);
                     norm_backward(dx, d_norm, d_normed, x, norm, eps);

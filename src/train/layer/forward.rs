@@ -39,7 +39,7 @@ impl Pass<'_> {
             scratch.blocks.with(|block| {
                 let x = block_of(x, index, hidden);
                 normalise(x, self.values(layer.attention_norm), shape.eps, &mut block.normed);
-                let a = block.operand.convert(&block.normed, hidden);
+                let a = E::left(&block.normed, hidden, &mut block.operand);
                 product(a, x.len() / hidden, &weights[QKV], begin(&biases[QKV]), qkv, shape.qkv());
                 self.norm_and_rotate(layer, index * ROWS, qkv, raw);
             });
@@ -64,10 +64,10 @@ impl Pass<'_> {
                         part.copy_from_slice(&heads_out[(head * tokens + row) * dim..][..dim]);
                     }
                     let Block { operand, normed, wide } = block;
-                    let a = operand.convert(attended, shape.query());
+                    let a = E::left(attended, shape.query(), operand);
                     add_product(a, rows, &weights[OUTPUT], &biases[OUTPUT], x, middle, hidden);
                     normalise(middle, self.values(layer.mlp_norm), shape.eps, normed);
-                    let a = operand.convert(normed, hidden);
+                    let a = E::left(normed, hidden, operand);
                     product(a, rows, &weights[GATE_UP], begin(&biases[GATE_UP]), gate_up, 2 * inner);
                     if out.is_empty() {
                         return;
@@ -77,7 +77,7 @@ impl Pass<'_> {
                         let (gate, up) = gate_up.split_at(inner);
                         vector::swiglu(gated, gate, up);
                     }
-                    let a = operand.convert(wide, inner);
+                    let a = E::left(wide, inner, operand);
                     add_product(a, rows, &weights[DOWN], &biases[DOWN], middle, out, hidden);
                 });
             },
