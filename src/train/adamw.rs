@@ -118,8 +118,8 @@ vectorised! {
     }
 
     fn multiply(x: &mut [f32], factor: f32) {
-        for i in 0..x.len() {
-            x[i] *= factor;
+        for x in x {
+            *x *= factor;
         }
     }
 }

@@ -190,20 +190,24 @@ impl Attention<'_> {
         values.pack_here(count, dim, |j| self.value(start + j, head));
         for block in self.blocks(count) {
             self.scores(head, start, &block, keys_transposed, scaled, operand, scores);
-            let rows = scores.chunks_exact_mut(block.stride).zip(&mut log_sums[block.queries.clone()]);
-            for (row, (scores, log_sum)) in block.queries.clone().zip(rows) {
+            let mut inverse_sums = [0f32; BLOCK];
+            let rows = log_sums[block.queries.clone()].iter_mut().zip(&mut inverse_sums);
+            let rows = scores.chunks_exact_mut(block.stride).zip(rows);
+            for (row, (scores, (log_sum, inverse_sum))) in block.queries.clone().zip(rows) {
                 let seen = self.visible(row, &block);
                 let highest = vector::highest(&scores[seen.clone()]);
                 let sum = vector::exponentials(&mut scores[seen.clone()], highest);
                 *log_sum = highest + sum.ln();
-                let inverse = 1.0 / sum;
-                scores[seen.clone()].iter_mut().for_each(|x| *x *= inverse);
+                *inverse_sum = 1.0 / sum;
                 scores[..seen.start].fill(0.0);
                 scores[seen.end..].fill(0.0);
             }
             let weights = E::left(scores, block.stride, operand);
             let out = &mut out[block.queries.start * dim..block.queries.end * dim];
             product_of_keys(weights, &block, values, out, dim);
+            for (out, inverse_sum) in out.chunks_exact_mut(dim).zip(inverse_sums) {
+                rows::scale(out, inverse_sum);
+            }
         }
     }
 

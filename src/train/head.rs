@@ -94,7 +94,7 @@ impl<E: Element> Head<E> {
                 }
                 let rows = &self.hidden;
                 self.right.pack(listed.len(), width, |row| &rows[row * width..][..width]);
-                let (left, right) = (&self.left, &self.right);
+                let (left, right) = (self.left.left(vocab), &self.right);
                 weight.par_chunks_mut(OUTPUTS * width).enumerate().for_each(|(i, out)| {
                     add_outer(left, i * OUTPUTS, right, out);
                 });
@@ -117,7 +117,8 @@ impl<E: Element> Head<E> {
         let (weights, weights_back, workspaces) = (&self.weights, &self.weights_back, &self.blocks);
         // Without a backward nothing reads the transposed logits; a chunk's worth of memory is not worth a second path.
         let left = self.left.blocks(listed.len(), vocab, ROWS);
-        left.zip(self.hidden.par_chunks(ROWS * width))
+        left.into_par_iter()
+            .zip(self.hidden.par_chunks(ROWS * width))
             .zip(self.d_hidden.par_chunks_mut(ROWS * width))
             .zip(self.outcomes.par_chunks_mut(ROWS).zip(listed.par_chunks(ROWS)))
             .for_each(|(((left, hidden), d_hidden), (outcomes, listed))| {

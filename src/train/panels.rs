@@ -153,24 +153,29 @@ impl<E: Element> Task<'_, E> {
 /// rows can be the inner dimension. Filled in blocks of rows, each an even number but for the last.
 pub(super) struct Transposed<E> {
     values: Lines<E>,
-    columns: usize,
 }
 
 impl<E: Element> Transposed<E> {
     pub(super) fn new() -> Self {
-        Self { values: Lines::zeroed(0), columns: 0 }
+        Self { values: Lines::zeroed(0) }
     }
 
     /// Blocks of `block` rows to fill with [`interleave_rows`].
-    pub(super) fn blocks(&mut self, rows: usize, columns: usize, block: usize) -> rayon::slice::ChunksMut<'_, E> {
-        self.columns = columns;
+    pub(super) fn blocks(&mut self, rows: usize, columns: usize, block: usize) -> Vec<&mut [E]> {
         self.values.resize(rows.div_ceil(E::GROUP) * E::GROUP * columns);
-        self.values.par_chunks_mut((block * columns).max(1))
+        let mut rest = &mut self.values[..];
+        let cut = |first: usize| {
+            let count = block.min(rows - first).next_multiple_of(E::GROUP);
+            let (mine, others) = std::mem::take(&mut rest).split_at_mut(count * columns);
+            rest = others;
+            mine
+        };
+        (0..rows).step_by(block).map(cut).collect()
     }
 
-    /// The columns from `first` on, as rows of a left side.
-    pub(super) fn left(&self, first: usize) -> Left<'_, E> {
-        Left { values: &self.values[first * E::GROUP..], row: E::GROUP, group: self.columns * E::GROUP }
+    /// All columns, as rows of a left side.
+    pub(super) fn left(&self, columns: usize) -> Left<'_, E> {
+        Left { values: &self.values, row: E::GROUP, group: columns * E::GROUP }
     }
 }
 

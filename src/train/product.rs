@@ -48,24 +48,14 @@ pub(super) fn product<E: Element>(
     }
 }
 
-/// `out += A^T B` for the columns of A from `first` on: `out` is `(M, b.columns())`, row m of it of column `first + m` of A.
+/// `out += A B` for the rows of A from `first` on: `out` is `(M, b.columns())`. For gradients of weights, whose A is the
+/// transposed gradient of a product's output and whose inner dimension is tokens.
 ///
-/// The inner dimension, tokens, is summed in pieces of a fixed size and order.
-pub(super) fn add_outer<E: Element>(a: &Transposed<E>, first: usize, b: &Panels<E>, out: &mut [f32]) {
-    let (columns, rows) = (b.columns(), out.len() / b.columns());
-    let left = a.left(first);
-    for group in (0..b.groups()).step_by(DEPTH) {
-        let groups = DEPTH.min(b.groups() - group);
-        for index in 0..b.count() {
-            let panel = b.panel(index, group, groups);
-            let step = rows_of_tile(panel.columns);
-            for row in (0..rows).step_by(step) {
-                let a = Left { values: &left.values[group * left.group + row * left.row..], ..left };
-                let out = &mut out[row * columns + index * COLUMNS..];
-                multiply_panel(a, step.min(rows - row), panel, None, out, columns);
-            }
-        }
-    }
+/// The inner dimension is summed in pieces of a fixed size and order.
+pub(super) fn add_outer<E: Element>(a: Left<'_, E>, first: usize, b: &Panels<E>, out: &mut [f32]) {
+    let rows = out.len() / b.columns();
+    let a = Left { values: &a.values[first * a.row..], ..a };
+    product(a, rows, b, Begin::Output, out, b.columns());
 }
 
 #[cfg(test)]
@@ -73,7 +63,6 @@ mod tests {
     use super::super::panels::interleave_rows;
     use super::*;
     use crate::lm::kernels::tile::Bf16;
-    use rayon::prelude::*;
 
     /// Small whole numbers, exact in bf16.
     fn whole(i: usize) -> f32 {
@@ -102,14 +91,14 @@ mod tests {
         // The gradient of a weight: inner products over rows.
         let y: Vec<f32> = (0..rows * width).map(|i| whole(5 * i + 2)).collect();
         let mut left = Transposed::<E>::new();
-        left.blocks(rows, width, 4)
-            .zip(y.par_chunks(4 * width))
-            .for_each(|(out, rows)| interleave_rows(out, rows, width));
+        for (out, rows) in left.blocks(rows, width, 4).into_iter().zip(y.chunks(4 * width)) {
+            interleave_rows(out, rows, width);
+        }
         panels.pack(rows, inner, |k| &a[k * inner..][..inner]);
         let mut gradient = vec![1.0; width * inner];
         let (half, rest) = gradient.split_at_mut(width / 2 * inner);
-        add_outer(&left, 0, &panels, half);
-        add_outer(&left, width / 2, &panels, rest);
+        add_outer(left.left(width), 0, &panels, half);
+        add_outer(left.left(width), width / 2, &panels, rest);
         for (i, found) in gradient.iter().enumerate() {
             let (m, n) = (i / inner, i % inner);
             let sum: f32 = (0..rows).map(|t| y[t * width + m] * a[t * inner + n]).sum();

@@ -76,6 +76,13 @@ vectorised! {
         }
     }
 
+    /// `x *= factor`.
+    pub(super) fn scale(x: &mut [f32], factor: f32) {
+        for x in x {
+            *x *= factor;
+        }
+    }
+
     /// Backward of `y = silu(gate) up`: takes `dy` in `y`, leaves `y` there, and turns gate and up into their gradients.
     pub(super) fn swiglu_backward(y: &mut [f32], gate: &mut [f32], up: &mut [f32]) {
         let n = y.len();
@@ -145,16 +152,16 @@ vectorised! {
 
     /// Logits become gradients: `p slope`, with `p = exp(x - log_normaliser)`.
     pub(super) fn scaled_probabilities(x: &mut [f32], log_normaliser: f32, slope: f32) {
-        for i in 0..x.len() {
-            x[i] = exp(x[i] - log_normaliser) * slope;
+        for x in x {
+            *x = exp(*x - log_normaliser) * slope;
         }
     }
 
     /// Logits become gradients, with a slope along the entropy too: `p (slope - entropy_slope (ln p + entropy))`.
     pub(super) fn entropy_gradient(x: &mut [f32], log_normaliser: f32, slope: f32, entropy_slope: f32, entropy: f32) {
-        for i in 0..x.len() {
-            let log = x[i] - log_normaliser;
-            x[i] = exp(log) * (slope - entropy_slope * (log + entropy));
+        for x in x {
+            let log = *x - log_normaliser;
+            *x = exp(log) * (slope - entropy_slope * (log + entropy));
         }
     }
 }

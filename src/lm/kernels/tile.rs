@@ -49,6 +49,9 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     /// groups g, zero where a column has ended.
     fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]);
 
+    /// The numbers themselves, where they are multiplied as they are.
+    fn as_is(x: &[f32]) -> Option<&[Self]>;
+
     /// Rows of `width` numbers as the left side of a product, row-major, converted into `buffer` where they have to be.
     fn left<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self>;
 
@@ -158,6 +161,7 @@ pub(crate) struct Right<'a, E> {
 ///
 /// # Panics
 /// When a slice is shorter than that.
+#[inline]
 pub(crate) fn multiply_panel<E: Element>(
     a: Left<'_, E>,
     rows: usize,
@@ -245,6 +249,10 @@ impl Element for f32 {
         transpose_rest(out, stride, done..groups, columns);
     }
 
+    fn as_is(x: &[f32]) -> Option<&[Self]> {
+        Some(x)
+    }
+
     fn left<'a>(rows: &'a [f32], width: usize, _buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
         Left { values: rows, row: width, group: 1 }
     }
@@ -294,6 +302,10 @@ impl Element for Bf16 {
     fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]) {
         let done = transpose_blocks(out, stride, groups, columns);
         transpose_rest(out, stride, done..groups, columns);
+    }
+
+    fn as_is(_x: &[f32]) -> Option<&[Self]> {
+        None
     }
 
     fn left<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self> {

@@ -4,7 +4,7 @@ use super::forward::normalise_into;
 use super::plan::{DOWN, GATE_UP, Linear, OUTPUT, QKV};
 use super::{Activations, Block, LayerPlan, Pass, ROWS, Scratch, Shape, block_of, blocks};
 use crate::lm::Parameter;
-use crate::lm::kernels::tile::Element;
+use crate::lm::kernels::tile::{Element, Left};
 use crate::train::panels::interleave_rows;
 use crate::train::product::{Begin, add_outer, product};
 use crate::train::rows;
@@ -50,9 +50,14 @@ impl Pass<'_> {
             let pieces = gradient.values.chunks_mut(OUTPUTS * linear.inner).enumerate();
             tasks.extend(pieces.map(|(i, out)| (product, first + i * OUTPUTS, out)));
         }
-        let (lefts, rights) = (&scratch.lefts, &scratch.rights);
+        let rights = &scratch.rights;
+        let lefts: [Left<'_, E>; 4] = std::array::from_fn(|i| scratch.lefts[i].left(layer.linears[i].width));
+        let lefts = match E::as_is(&saved.gate_up) {
+            Some(values) => [lefts[QKV], lefts[OUTPUT], Left { values, ..lefts[GATE_UP] }, lefts[DOWN]],
+            None => lefts,
+        };
         tasks.into_par_iter().for_each(|(product, first, out)| {
-            add_outer(&lefts[product], first, &rights[product], out);
+            add_outer(lefts[product], first, &rights[product], out);
         });
     }
 
@@ -76,9 +81,12 @@ impl Pass<'_> {
         scratch.gated.resize(tokens * inner, 0.0);
 
         let [_, left_output, left_gate_up, left_down] = &mut scratch.lefts;
+        // What is multiplied as it is needs no copy in its transposed place.
+        let gate_up_width = if E::as_is(&[]).is_some() { 0 } else { 2 * inner };
         let lefts = left_output
             .blocks(tokens, hidden, ROWS)
-            .zip(left_gate_up.blocks(tokens, 2 * inner, ROWS))
+            .into_par_iter()
+            .zip(left_gate_up.blocks(tokens, gate_up_width, ROWS))
             .zip(left_down.blocks(tokens, hidden, ROWS));
         let outputs = blocks(&mut scratch.d_attended, tokens, shape.query())
             .into_par_iter()
@@ -105,7 +113,9 @@ impl Pass<'_> {
                         let (gate, up) = gate_up.split_at_mut(inner);
                         rows::swiglu_backward(gated, gate, up);
                     }
-                    interleave_rows(left_gate_up, gate_up, 2 * inner);
+                    if !left_gate_up.is_empty() {
+                        interleave_rows(left_gate_up, gate_up, 2 * inner);
+                    }
                     add_rows(d_gate_up, gate_up);
                     wide.resize(rows * hidden, 0.0);
                     let a = E::left(gate_up, 2 * inner, operand);
@@ -152,7 +162,7 @@ impl Pass<'_> {
         let normed = blocks(&mut scratch.attention_normed, tokens, hidden);
         let sums = scratch.sums.par_chunks_mut(sums_width);
         let (weights, heads, norm) = (&scratch.weights, &scratch.head_gradients, self.values(layer.attention_norm));
-        left.zip(normed).zip(blocks(dx, tokens, hidden)).zip(sums).enumerate().for_each(
+        left.into_par_iter().zip(normed).zip(blocks(dx, tokens, hidden)).zip(sums).enumerate().for_each(
             |(index, (((left, normed), dx), sums))| {
                 let (d_norm, sums) = sums.split_at_mut(hidden);
                 let (d_head_norms, d_bias) = sums.split_at_mut(head_norms);
