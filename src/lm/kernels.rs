@@ -5,6 +5,7 @@
 //! compiler makes of the portable loops. A row's result never depends on which rows are computed with it.
 
 pub(super) mod attention;
+mod convert;
 pub(crate) mod matrix;
 pub(crate) mod tile;
 pub(crate) mod vector;

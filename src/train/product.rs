@@ -1,6 +1,6 @@
 //! Matrix products of training: rows times panels, and the outer products that make gradients of weights.
 
-use super::panels::{Panels, Transposed};
+use super::panels::Panels;
 use crate::lm::kernels::tile::{COLUMNS, Element, Left, Start, multiply_panel, rows_of_tile};
 
 /// What a product starts from.
@@ -60,7 +60,7 @@ pub(super) fn add_outer<E: Element>(a: Left<'_, E>, first: usize, b: &Panels<E>,
 
 #[cfg(test)]
 mod tests {
-    use super::super::panels::interleave_rows;
+    use super::super::panels::{Transposed, interleave_rows};
     use super::*;
     use crate::lm::kernels::tile::Bf16;
 

@@ -5,7 +5,7 @@
 //! transposed: `[k / GROUP][row][GROUP]`. A tile does not cut the inner dimension into blocks, so each output is one
 //! chain of multiply-adds in a fixed order.
 
-use std::ops::Range;
+use super::convert;
 
 /// Columns of a panel of B.
 pub(crate) const COLUMNS: usize = 64;
@@ -245,8 +245,7 @@ impl Element for f32 {
     }
 
     fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]) {
-        let done = transpose_blocks(out, stride, groups, columns);
-        transpose_rest(out, stride, done..groups, columns);
+        convert::transpose(out, stride, groups, columns);
     }
 
     fn as_is(x: &[f32]) -> Option<&[Self]> {
@@ -292,16 +291,15 @@ impl Element for Bf16 {
     }
 
     fn convert(out: &mut [Self], x: &[f32]) {
-        super::vector::to_bf16(out, x);
+        convert::to_bf16(out, x);
     }
 
     fn interleave(out: &mut [Self], first: &[f32], second: &[f32]) {
-        super::vector::to_bf16_pairs(out, first, second);
+        convert::to_bf16_pairs(out, first, second);
     }
 
     fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]) {
-        let done = transpose_blocks(out, stride, groups, columns);
-        transpose_rest(out, stride, done..groups, columns);
+        convert::transpose(out, stride, groups, columns);
     }
 
     fn as_is(_x: &[f32]) -> Option<&[Self]> {
@@ -343,45 +341,6 @@ impl Element for Bf16 {
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
-}
-
-/// What [`Element::transpose`] does, number by number, for some of its groups.
-fn transpose_rest<E: Element>(out: &mut [E], stride: usize, groups: Range<usize>, columns: &[&[f32]; 16]) {
-    for (g, out) in groups.clone().zip(out.chunks_mut(stride).skip(groups.start)) {
-        for (out, column) in out.chunks_exact_mut(E::GROUP).zip(columns) {
-            for (k, out) in (g * E::GROUP..).zip(out) {
-                *out = E::from_f32(column.get(k).copied().unwrap_or(0.0));
-            }
-        }
-    }
-}
-
-/// What [`Element::transpose`] does, sixteen whole groups of sixteen whole columns at a time. Returns how many groups.
-fn transpose_blocks<E: Element>(out: &mut [E], stride: usize, groups: usize, columns: &[&[f32]; 16]) -> usize {
-    let shortest = columns.iter().map(|column| column.len()).min().unwrap_or(0);
-    let blocks = groups.min(shortest / E::GROUP) / 16;
-    if blocks == 0 || !E::available() {
-        return 0;
-    }
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") {
-        assert!(out.len() >= (blocks * 16 - 1) * stride + 16 * E::GROUP, "a panel too short");
-        let to = out.as_mut_ptr().cast::<u32>();
-        for block in 0..blocks {
-            let from = columns.map(|column| column[block * 16 * E::GROUP..].as_ptr());
-            // SAFETY: AVX-512 was detected, and AVX512_BF16 for pairs. Every column has sixteen more groups, and `out` has
-            // sixteen rows of sixteen groups, 32 bits each for pairs and for single f32.
-            unsafe {
-                let (to, stride) = (to.add(block * 16 * (stride / E::GROUP)), stride / E::GROUP);
-                match E::GROUP {
-                    1 => x86::transpose_f32(from, to, stride),
-                    _ => x86::transpose_pairs(from, to, stride),
-                }
-            }
-        }
-        return blocks * 16;
-    }
-    0
 }
 
 /// # Safety
@@ -438,188 +397,7 @@ unsafe fn strip<const R: usize, const FUSED: bool>(tile: Tile<f32>, row: usize, 
 
 #[cfg(target_arch = "x86_64")]
 #[expect(clippy::needless_range_loop, reason = "iterators over vector registers are not inlined, see `Registers`")]
-mod x86 {
-    use super::{Bf16, Tile};
-    use std::arch::x86_64::*;
-
-    /// Registers of sixteen sums for each row. Plain index loops throughout: values of vector type passed to functions
-    /// that lack the target feature (an iterator's, a closure's) would not be inlined.
-    type Registers<const R: usize, const V: usize> = [[__m512; V]; R];
-
-    /// The columns of register `v` that a tile has.
-    #[inline(always)]
-    fn lanes<const V: usize>(columns: usize, v: usize) -> u16 {
-        if v + 1 < V { u16::MAX } else { u16::MAX >> (16 * V - columns) }
-    }
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX-512F.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn load<E, const R: usize, const V: usize>(tile: Tile<E>) -> Registers<R, V> {
-        let mut registers = [[_mm512_setzero_ps(); V]; R];
-        for r in 0..R {
-            for v in 0..V {
-                // SAFETY: the caller's; lanes beyond the columns are not touched.
-                registers[r][v] = unsafe {
-                    _mm512_maskz_loadu_ps(lanes::<V>(tile.columns, v), tile.start.add(r * tile.start_stride + 16 * v))
-                };
-            }
-        }
-        registers
-    }
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX-512F.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn store<E, const R: usize, const V: usize>(registers: &Registers<R, V>, tile: Tile<E>) {
-        for r in 0..R {
-            for v in 0..V {
-                // SAFETY: the caller's; lanes beyond the columns are not touched.
-                unsafe {
-                    let to = tile.out.add(r * tile.out_stride + 16 * v);
-                    _mm512_mask_storeu_ps(to, lanes::<V>(tile.columns, v), registers[r][v]);
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX-512F; R rows, V registers of columns.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn multiply_f32<const R: usize, const V: usize, const TRANSPOSED: bool>(tile: Tile<f32>) {
-        let (row, group) = if TRANSPOSED { (1, tile.a_group) } else { (tile.a_row, 1) };
-        // SAFETY: the caller's.
-        let mut acc = unsafe { load::<_, R, V>(tile) };
-        for k in 0..tile.groups {
-            // SAFETY: k < groups and r < R, within what the caller vouches for.
-            unsafe {
-                let panel = tile.b.add(k * tile.b_group);
-                let mut b = [_mm512_setzero_ps(); V];
-                for v in 0..V {
-                    b[v] = _mm512_loadu_ps(panel.add(16 * v));
-                }
-                for r in 0..R {
-                    let a = _mm512_set1_ps(*tile.a.add(r * row + k * group));
-                    for v in 0..V {
-                        acc[r][v] = _mm512_fmadd_ps(a, b[v], acc[r][v]);
-                    }
-                }
-            }
-        }
-        // SAFETY: the caller's.
-        unsafe { store(&acc, tile) };
-    }
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX-512F and AVX512_BF16; R rows, V registers of columns.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn multiply_bf16<const R: usize, const V: usize, const TRANSPOSED: bool>(tile: Tile<Bf16>) {
-        let (row, group) = if TRANSPOSED { (2, tile.a_group) } else { (tile.a_row, 2) };
-        // SAFETY: the caller's.
-        let mut acc = unsafe { load::<_, R, V>(tile) };
-        for p in 0..tile.groups {
-            // SAFETY: p < groups and r < R, within what the caller vouches for. A register of 32-bit integers and one of
-            // pairs of bfloat16 are the same 512 bits.
-            unsafe {
-                let panel = tile.b.add(p * tile.b_group).cast::<i32>();
-                let mut b = [_mm512_setzero_si512(); V];
-                for v in 0..V {
-                    b[v] = _mm512_loadu_si512(panel.add(16 * v).cast());
-                }
-                for r in 0..R {
-                    let pair = tile.a.add(r * row + p * group).cast::<i32>().read_unaligned();
-                    let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
-                    for v in 0..V {
-                        let b = std::mem::transmute::<__m512i, __m512bh>(b[v]);
-                        acc[r][v] = _mm512_dpbf16_ps(acc[r][v], a, b);
-                    }
-                }
-            }
-        }
-        // SAFETY: the caller's.
-        unsafe { store(&acc, tile) };
-    }
-
-    /// Sixteen numbers of each column as sixteen rows, `stride` 32-bit words apart.
-    ///
-    /// # Safety
-    /// AVX-512F; each column readable for 16 numbers, `out` writable for the rows.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn transpose_f32(columns: [*const f32; 16], out: *mut u32, stride: usize) {
-        let mut words = [_mm512_setzero_si512(); 16];
-        for i in 0..16 {
-            // SAFETY: the caller's.
-            words[i] = unsafe { _mm512_loadu_si512(columns[i].cast()) };
-        }
-        // SAFETY: the caller's.
-        unsafe { transpose(words, out, stride) }
-    }
-
-    /// Sixteen pairs of each column, rounded to bf16, as sixteen rows.
-    ///
-    /// # Safety
-    /// AVX-512F and AVX512_BF16; each column readable for 32 numbers, `out` writable for the rows.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn transpose_pairs(columns: [*const f32; 16], out: *mut u32, stride: usize) {
-        let mut words = [_mm512_setzero_si512(); 16];
-        for i in 0..16 {
-            // SAFETY: the caller's; a register of pairs of bfloat16 is one of 32-bit words.
-            words[i] = unsafe {
-                let (low, high) = (_mm512_loadu_ps(columns[i]), _mm512_loadu_ps(columns[i].add(16)));
-                std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
-            };
-        }
-        // SAFETY: the caller's.
-        unsafe { transpose(words, out, stride) }
-    }
-
-    /// Writes the transpose of sixteen rows of sixteen words: pairs of rows, then of pairs, then of quarters are woven.
-    ///
-    /// # Safety
-    /// AVX-512F; `out` writable for sixteen rows.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn transpose(rows: [__m512i; 16], out: *mut u32, stride: usize) {
-        let mut pairs = rows;
-        for i in 0..8 {
-            pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-            pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-        }
-        // fours[4 i + j]: in each quarter q, word 4 q + j of rows 4 i to 4 i + 3.
-        let mut fours = pairs;
-        for i in 0..4 {
-            for j in 0..2 {
-                fours[4 * i + 2 * j] = _mm512_unpacklo_epi64(pairs[4 * i + j], pairs[4 * i + 2 + j]);
-                fours[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[4 * i + j], pairs[4 * i + 2 + j]);
-            }
-        }
-        for j in 0..4 {
-            let (a, b, c, d) = (fours[j], fours[4 + j], fours[8 + j], fours[12 + j]);
-            let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-            let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
-            let columns = [
-                _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even),
-                _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd),
-                _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even),
-                _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd),
-            ];
-            for q in 0..4 {
-                // SAFETY: the caller's.
-                unsafe { _mm512_storeu_si512(out.add((4 * q + j) * stride).cast(), columns[q]) };
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn multiply_f32_avx2(tile: Tile<f32>) {
-        // SAFETY: the caller's; inlined here, the loops are compiled for AVX2.
-        unsafe { super::multiply_portable::<true>(tile) }
-    }
-}
+mod x86;
 
 #[cfg(test)]
 mod tests {
@@ -725,16 +503,6 @@ mod tests {
         // SAFETY: six rows of 30, 30 rows of a panel, and six rows of sums.
         unsafe { multiply_portable::<false>(tile) };
         assert_eq!(fast, portable);
-    }
-
-    #[test]
-    fn rounding_to_bf16_is_to_nearest_even() {
-        let round = |x: f32| f32::from_bits(u32::from(Bf16::from_f32(x).0) << 16);
-        assert_eq!(round(1.0), 1.0);
-        assert_eq!(round(1.0 + 2f32.powi(-8)), 1.0);
-        assert_eq!(round(1.0 + 3.0 * 2f32.powi(-8)), 1.0 + 2f32.powi(-6));
-        assert_eq!(round(-1.0 - 2f32.powi(-8) - 2f32.powi(-20)), -1.0 - 2f32.powi(-7));
-        assert_eq!(round(f32::INFINITY), f32::INFINITY);
     }
 
     #[test]

@@ -88,12 +88,7 @@ vectorised! {
         } else {
             let second = &second[..n];
             for i in 0..n {
-                // Both roundings in 32-bit lanes, so that no lane changes its width.
-                let (low, high) = (first[i].to_bits(), second[i].to_bits());
-                let low = low.wrapping_add(0x7fff + ((low >> 16) & 1)) >> 16;
-                let high = high.wrapping_add(0x7fff + ((high >> 16) & 1)) & 0xffff_0000;
-                let both = low | high;
-                pairs[i] = [Bf16(both as u16), Bf16((both >> 16) as u16)];
+                pairs[i] = [Bf16::from_f32(first[i]), Bf16::from_f32(second[i])];
             }
         }
     }
