@@ -75,6 +75,8 @@ struct Stream {
 enum Engine {
     F32(Box<Buffers<f32>>),
     Bf16(Box<Buffers<Bf16>>),
+    /// With the method that runs.
+    Away,
 }
 
 struct Buffers<E> {
@@ -91,10 +93,11 @@ impl<E: Element> Buffers<E> {
 /// Runs a generic method with the buffers of the model's precision. They are out of the model meanwhile.
 macro_rules! with_buffers {
     ($self:ident, $buffers:ident => $call:expr) => {{
-        let mut engine = std::mem::replace(&mut $self.engine, Engine::F32(Buffers::new()));
+        let mut engine = std::mem::replace(&mut $self.engine, Engine::Away);
         let result = match &mut engine {
             Engine::F32($buffers) => $call,
             Engine::Bf16($buffers) => $call,
+            Engine::Away => anyhow::bail!("a pass over the model did not end"),
         };
         $self.engine = engine;
         result
