@@ -5,9 +5,10 @@
 //! compiler makes of the portable loops. A row's result never depends on which rows are computed with it.
 
 pub(super) mod attention;
+mod convert;
 pub(super) mod int8;
-pub(super) mod matrix;
+pub(crate) mod matrix;
 pub(super) mod pages;
 pub(super) mod peak;
-pub(super) mod tile;
-pub(super) mod vector;
+pub(crate) mod tile;
+pub(crate) mod vector;

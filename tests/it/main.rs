@@ -46,3 +46,5 @@ mod small_run;
 mod submit;
 mod tasks;
 mod token_count;
+mod train_autograd;
+mod train_goldens;

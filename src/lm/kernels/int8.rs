@@ -3,7 +3,7 @@
 //! The instruction (VNNI's `vpdpbusd`) multiplies unsigned by signed bytes, so activations are stored 128 too high and what
 //! that adds to each column is taken off its sums at the start.
 
-use super::tile::{COLUMNS, Element, Scales, Sums};
+use super::tile::{COLUMNS, Element, Scales, Tile};
 use super::vector;
 
 /// A byte: of a weight, signed; of an activation, unsigned and 128 too high.
@@ -49,22 +49,21 @@ impl Element for Int8 {
         -128 * column.map(Self::signed).sum::<i32>()
     }
 
-    unsafe fn multiply(
-        a: *const Self,
-        stride: usize,
-        rows: usize,
-        b: *const Self,
-        groups: usize,
-        sums: Sums,
-        scales: Scales<'_>,
-    ) {
+    unsafe fn multiply(tile: Tile<Self>, scales: Scales<'_>) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's; `available` asked for the features.
         unsafe {
-            super::tile::by_rows!(x86::multiply_int8, rows, (a, stride, b, groups, sums, scales));
+            match tile.rows {
+                1 => x86::multiply_int8::<1>(tile, scales),
+                2 => x86::multiply_int8::<2>(tile, scales),
+                3 => x86::multiply_int8::<3>(tile, scales),
+                4 => x86::multiply_int8::<4>(tile, scales),
+                5 => x86::multiply_int8::<5>(tile, scales),
+                _ => x86::multiply_int8::<6>(tile, scales),
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (a, stride, rows, b, groups, sums, scales);
+        let _ = (tile, scales);
     }
 
     fn available() -> bool {
@@ -78,20 +77,13 @@ impl Element for Int8 {
 #[cfg(target_arch = "x86_64")]
 #[expect(clippy::needless_range_loop, reason = "iterators over vector registers are not inlined")]
 mod x86 {
-    use super::{COLUMNS, Int8, Scales, Sums};
+    use super::{COLUMNS, Int8, Scales, Tile};
     use std::arch::x86_64::*;
 
     /// # Safety
     /// As [`super::Element::multiply`], with AVX-512F and AVX512_VNNI.
     #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) unsafe fn multiply_int8<const R: usize>(
-        a: *const Int8,
-        stride: usize,
-        b: *const Int8,
-        groups: usize,
-        sums: Sums,
-        scales: Scales<'_>,
-    ) {
+    pub(super) unsafe fn multiply_int8<const R: usize>(tile: Tile<Int8>, scales: Scales<'_>) {
         let mut acc = [[_mm512_setzero_si512(); 4]; R];
         for r in 0..R {
             for v in 0..4 {
@@ -99,10 +91,10 @@ mod x86 {
                 acc[r][v] = unsafe { _mm512_loadu_si512(scales.offsets.as_ptr().add(16 * v).cast()) };
             }
         }
-        for g in 0..groups {
+        for g in 0..tile.groups {
             // SAFETY: g < groups and r < R, within what the caller vouches for.
             unsafe {
-                let row = b.add(g * COLUMNS * 4).cast::<i32>();
+                let row = tile.b.add(g * COLUMNS * 4).cast::<i32>();
                 let b: [__m512i; 4] = [
                     _mm512_loadu_si512(row.cast()),
                     _mm512_loadu_si512(row.add(16).cast()),
@@ -110,7 +102,7 @@ mod x86 {
                     _mm512_loadu_si512(row.add(48).cast()),
                 ];
                 for r in 0..R {
-                    let a = _mm512_set1_epi32(a.add(r * stride + 4 * g).cast::<i32>().read_unaligned());
+                    let a = _mm512_set1_epi32(tile.a.add(r * tile.a_row + 4 * g).cast::<i32>().read_unaligned());
                     for v in 0..4 {
                         acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], a, b[v]);
                     }
@@ -123,9 +115,9 @@ mod x86 {
                 unsafe {
                     let row = _mm512_set1_ps(*scales.rows.get_unchecked(r));
                     let scale = _mm512_mul_ps(row, _mm512_loadu_ps(scales.columns.as_ptr().add(16 * v)));
-                    let start = _mm512_loadu_ps(sums.start.add(r * sums.start_stride + 16 * v));
+                    let start = _mm512_loadu_ps(tile.start.add(r * tile.start_stride + 16 * v));
                     let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][v]), scale, start);
-                    _mm512_storeu_ps(sums.out.add(r * sums.out_stride + 16 * v), sum);
+                    _mm512_storeu_ps(tile.out.add(r * tile.out_stride + 16 * v), sum);
                 }
             }
         }

@@ -1,17 +1,30 @@
 //! The register tile: a few rows of A times a panel of B, all the way along the inner dimension.
 //!
 //! B is packed into panels of [`COLUMNS`] columns: `[k / GROUP][COLUMNS][GROUP]`, where GROUP is how many consecutive
-//! numbers along the inner dimension one multiply-add instruction takes (1 for f32, 2 for bf16, 4 for bytes). A is row-major. The
-//! inner dimension is not cut into blocks, so each output is one chain of multiply-adds in a fixed order.
+//! numbers along the inner dimension one multiply-add instruction takes (1 for f32, 2 for bf16, 4 for bytes). A is row-major, or
+//! transposed: `[k / GROUP][row][GROUP]`. A tile does not cut the inner dimension into blocks, so each output is one
+//! chain of multiply-adds in a fixed order.
+
+use super::convert;
 
 /// Columns of a panel of B.
-pub(in crate::lm) const COLUMNS: usize = 64;
+pub(crate) const COLUMNS: usize = 64;
 /// Rows of A that a tile takes at most: 6 × 64 accumulators fill 24 of AVX-512's 32 registers.
-pub(in crate::lm) const ROWS: usize = 6;
+pub(crate) const ROWS: usize = 6;
 
-/// Where the sums of a tile come from and go to: rows of [`COLUMNS`] numbers.
+/// The operands of one tile. Strides count elements.
 #[derive(Clone, Copy)]
-pub(in crate::lm) struct Sums {
+pub(crate) struct Tile<E> {
+    pub(super) a: *const E,
+    /// Between rows of A; GROUP where A is transposed.
+    pub(super) a_row: usize,
+    /// Between groups of A's inner dimension; GROUP where A is row-major.
+    pub(super) a_group: usize,
+    pub(super) rows: usize,
+    pub(super) b: *const E,
+    pub(super) b_group: usize,
+    pub(super) groups: usize,
+    pub(super) columns: usize,
     pub(super) start: *const f32,
     pub(super) start_stride: usize,
     pub(super) out: *mut f32,
@@ -20,7 +33,7 @@ pub(in crate::lm) struct Sums {
 
 /// What turns a tile's sums into numbers, for elements that stand for multiples of something: none for floats.
 #[derive(Clone, Copy)]
-pub(in crate::lm) struct Scales<'a> {
+pub(crate) struct Scales<'a> {
     /// One for each row of A.
     pub rows: &'a [f32],
     /// One for each column of the panel.
@@ -30,11 +43,11 @@ pub(in crate::lm) struct Scales<'a> {
 }
 
 impl Scales<'_> {
-    pub(in crate::lm) const NONE: Scales<'static> = Scales { rows: &[], columns: &[], offsets: &[] };
+    pub(crate) const NONE: Scales<'static> = Scales { rows: &[], columns: &[], offsets: &[] };
 }
 
 /// A number as the kernels multiply it.
-pub(in crate::lm) trait Element: Copy + Default + Send + Sync + 'static {
+pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     /// Consecutive numbers along the inner dimension that lie together in a panel.
     const GROUP: usize;
     /// Whether numbers stand for themselves, without scales.
@@ -55,51 +68,62 @@ pub(in crate::lm) trait Element: Copy + Default + Send + Sync + 'static {
         0
     }
 
-    /// `out = start + A B` for `rows` rows of A and one panel of B, `groups * GROUP` deep, A and B being what `scales` makes of
-    /// them.
+    /// `out = start + A B` for a few rows of A and one panel of B, A and B being what `scales` makes of them.
     ///
     /// # Safety
-    /// `a` must be readable for `(rows - 1) * stride + groups * GROUP` elements, `b` for `groups * COLUMNS * GROUP`;
-    /// `sums.start` and `sums.out` for `rows` rows of [`COLUMNS`] numbers at their strides; elements that are no floats need
-    /// scales for all rows and columns; `rows` is 1 to [`ROWS`]; the
-    /// processor has what [`available`](Element::available) asks for.
-    unsafe fn multiply(
-        a: *const Self,
-        stride: usize,
-        rows: usize,
-        b: *const Self,
-        groups: usize,
-        sums: Sums,
-        scales: Scales<'_>,
-    );
+    /// `a` must be readable for `rows` rows of `groups` groups and `b` for `groups` groups of `columns`, rounded up to
+    /// 16, columns at their strides; `start` and `out` for `rows` rows of `columns` numbers; one of A's strides is GROUP;
+    /// `rows` is 1 to [`rows_of_tile`] and `columns` 1 to [`COLUMNS`]; elements that are no floats need a row-major A, a
+    /// whole panel, and scales for all rows and columns; the processor has what [`available`](Element::available) asks for.
+    unsafe fn multiply(tile: Tile<Self>, scales: Scales<'_>);
 
     /// Whether this processor multiplies such numbers well enough to prefer them.
     fn available() -> bool;
 }
 
+/// A number that training multiplies, too: on both sides of products, in panels made anew each time.
+pub(crate) trait Float: Element {
+    /// Writes groups of numbers: `out[GROUP i] = first[i]` and, where groups are pairs, `out[GROUP i + 1] = second[i]`.
+    /// `out` decides how many; `second` is as long as `first` or, for zeros, empty.
+    fn interleave(out: &mut [Self], first: &[f32], second: &[f32]);
+
+    /// Writes sixteen columns side by side: `out[g stride + GROUP c + j] = columns[c][GROUP g + j]` for each of `groups`
+    /// groups g, zero where a column has ended.
+    fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]);
+
+    /// The numbers themselves, where they are multiplied as they are.
+    fn as_is(x: &[f32]) -> Option<&[Self]>;
+
+    /// Rows of `width` numbers as the left side of a product, row-major, converted into `buffer` where they have to be.
+    fn left<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self>;
+
+    /// [`Float::left`] of the transposed matrix: rows are its inner dimension.
+    fn left_transposed<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self>;
+}
+
 /// A bfloat16: the upper half of an f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub(in crate::lm) struct Bf16(pub u16);
+pub(crate) struct Bf16(pub u16);
 
 /// Where a tile's sums start from: rows of 64 numbers, `stride` apart. A stride of 0 repeats one row.
 #[derive(Clone, Copy)]
-pub(in crate::lm) struct Start<'a> {
+pub(crate) struct Start<'a> {
     pub from: &'a [f32],
     pub stride: usize,
 }
 
 impl Start<'_> {
-    pub(in crate::lm) const ZERO: Start<'static> = Start { from: &[0.0; COLUMNS], stride: 0 };
+    pub(crate) const ZERO: Start<'static> = Start { from: &[0.0; COLUMNS], stride: 0 };
 }
 
 /// `out = start + A B` for `rows` rows (1 to [`ROWS`]) of `a`, row-major and `stride` apart, and one panel of B, `groups * GROUP`
-/// deep. Writes 64 numbers of each row of `out`, which are `out_stride` apart.
+/// deep, both being what `scales` makes of them. Writes 64 numbers of each row of `out`, which are `out_stride` apart.
 ///
 /// # Panics
 /// When a slice is shorter than that.
 #[expect(clippy::too_many_arguments, reason = "two matrices and their strides")]
-pub(in crate::lm) fn multiply<E: Element>(
+pub(crate) fn multiply<E: Element>(
     a: &[E],
     stride: usize,
     rows: usize,
@@ -117,33 +141,129 @@ pub(in crate::lm) fn multiply<E: Element>(
     assert!(out.len() >= (rows - 1) * out_stride + COLUMNS, "sums end outside their slice");
     let scaled = [scales.columns.len(), scales.offsets.len()].into_iter().all(|len| len >= COLUMNS);
     assert!(E::FLOAT || scaled && scales.rows.len() >= rows, "scales are missing");
-    let sums = Sums { start: start.from.as_ptr(), start_stride: start.stride, out: out.as_mut_ptr(), out_stride };
+    let tile = Tile {
+        a: a.as_ptr(),
+        a_row: stride,
+        a_group: E::GROUP,
+        rows,
+        b: panel.as_ptr(),
+        b_group: COLUMNS * E::GROUP,
+        groups,
+        columns: COLUMNS,
+        start: start.from.as_ptr(),
+        start_stride: start.stride,
+        out: out.as_mut_ptr(),
+        out_stride,
+    };
     // SAFETY: the lengths were checked above; elements whose instructions the processor lacks are never made, see
     // `Precision::usable`.
-    unsafe { E::multiply(a.as_ptr(), stride, rows, panel.as_ptr(), groups, sums, scales) }
+    unsafe { E::multiply(tile, scales) }
 }
 
-/// Calls a function that takes its number of rows as a constant.
-macro_rules! by_rows {
-    ($f:path, $rows:expr, ($($argument:expr),*)) => {{
-        use $f as f;
-        match $rows {
-            1 => f::<1>($($argument),*),
-            2 => f::<2>($($argument),*),
-            3 => f::<3>($($argument),*),
-            4 => f::<4>($($argument),*),
-            5 => f::<5>($($argument),*),
-            _ => f::<6>($($argument),*),
+/// Rows of A that a tile of so many columns takes at most: about 24 accumulators.
+pub(crate) fn rows_of_tile(columns: usize) -> usize {
+    match columns.div_ceil(16) {
+        4 => ROWS,
+        3 => 8,
+        _ => 12,
+    }
+}
+
+/// Rows of A: row-major (`group` is GROUP), or transposed (`row` is GROUP).
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a, E> {
+    pub values: &'a [E],
+    /// Elements between rows.
+    pub row: usize,
+    /// Elements between groups of the inner dimension.
+    pub group: usize,
+}
+
+/// A panel of B, `groups` deep and 1 to [`COLUMNS`] wide, with room for the next multiple of 16 columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Right<'a, E> {
+    pub values: &'a [E],
+    /// Elements between groups of the inner dimension.
+    pub group: usize,
+    pub groups: usize,
+    pub columns: usize,
+}
+
+/// `out = start + A B`, or `out += A B` without a start, for `rows` rows (1 to [`rows_of_tile`]) of `a`. Writes
+/// `b.columns` numbers of each row of `out`, which are `out_stride` apart.
+///
+/// # Panics
+/// When a slice is shorter than that.
+#[inline]
+pub(crate) fn multiply_panel<E: Float>(
+    a: Left<'_, E>,
+    rows: usize,
+    b: Right<'_, E>,
+    start: Option<Start<'_>>,
+    out: &mut [f32],
+    out_stride: usize,
+) {
+    assert!((1..=COLUMNS).contains(&b.columns), "a panel of {} columns", b.columns);
+    assert!((1..=rows_of_tile(b.columns)).contains(&rows), "a tile of {rows} rows");
+    assert!(a.row == E::GROUP || a.group == E::GROUP, "A is row-major or transposed");
+    if b.groups > 0 {
+        let last = (rows - 1) * a.row + (b.groups - 1) * a.group;
+        assert!(a.values.len() >= last + E::GROUP, "rows of A outside their slice");
+        let last = (b.groups - 1) * b.group + b.columns.next_multiple_of(16) * E::GROUP;
+        assert!(b.values.len() >= last, "a panel shorter than the inner dimension");
+    }
+    assert!(out.len() >= (rows - 1) * out_stride + b.columns, "sums end outside their slice");
+    let (from, start_stride) = match start {
+        Some(start) => {
+            assert!(start.from.len() >= (rows - 1) * start.stride + b.columns, "sums start outside their slice");
+            (start.from.as_ptr(), start.stride)
         }
-    }};
+        None => (out.as_ptr(), out_stride),
+    };
+    let tile = Tile {
+        a: a.values.as_ptr(),
+        a_row: a.row,
+        a_group: a.group,
+        rows,
+        b: b.values.as_ptr(),
+        b_group: b.group,
+        groups: b.groups,
+        columns: b.columns,
+        start: from,
+        start_stride,
+        out: out.as_mut_ptr(),
+        out_stride,
+    };
+    // SAFETY: the lengths were checked above; a tile reads a start before it writes the same place.
+    unsafe { E::multiply(tile, Scales::NONE) }
 }
 
-pub(super) use by_rows;
+/// Calls a function that takes the shape of a tile as constants: rows, registers of columns, whether A is transposed.
+macro_rules! by_shape {
+    ($f:path, $tile:expr, $group:expr) => {{
+        use $f as f;
+        let tile = $tile;
+        if tile.a_row == $group { by_shape!(f, tile, rows true) } else { by_shape!(f, tile, rows false) }
+    }};
+    ($f:ident, $tile:ident, rows $t:literal) => {
+        match $tile.columns.div_ceil(16) {
+            4 => by_shape!($f, $tile, 4, $t, 1 2 3 4 5; 6),
+            3 => by_shape!($f, $tile, 3, $t, 1 2 3 4 5 6 7; 8),
+            2 => by_shape!($f, $tile, 2, $t, 1 2 3 4 5 6 7 8 9 10 11; 12),
+            _ => by_shape!($f, $tile, 1, $t, 1 2 3 4 5 6 7 8 9 10 11; 12),
+        }
+    };
+    ($f:ident, $tile:ident, $v:literal, $t:literal, $($rows:literal)*; $most:literal) => {
+        match $tile.rows {
+            $($rows => $f::<$rows, $v, $t>($tile),)*
+            _ => $f::<$most, $v, $t>($tile),
+        }
+    };
+}
 
 impl Element for f32 {
     const GROUP: usize = 1;
 
-    #[inline]
     fn from_f32(x: f32) -> Self {
         x
     }
@@ -154,28 +274,20 @@ impl Element for f32 {
         1.0
     }
 
-    unsafe fn multiply(
-        a: *const Self,
-        stride: usize,
-        rows: usize,
-        b: *const Self,
-        groups: usize,
-        sums: Sums,
-        _scales: Scales<'_>,
-    ) {
+    unsafe fn multiply(tile: Tile<Self>, _scales: Scales<'_>) {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
                 // SAFETY: the caller's, and the feature was detected.
-                return unsafe { by_rows!(x86::multiply_f32, rows, (a, stride, b, groups, sums)) };
+                return unsafe { by_shape!(x86::multiply_f32, tile, 1) };
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 // SAFETY: the caller's, and the features were detected.
-                return unsafe { by_rows!(x86::multiply_f32_avx2, rows, (a, stride, b, groups, sums)) };
+                return unsafe { x86::multiply_f32_avx2(tile) };
             }
         }
         // SAFETY: the caller's.
-        unsafe { by_rows!(multiply_plain, rows, (a, stride, b, groups, sums)) }
+        unsafe { multiply_portable::<false>(tile) }
     }
 
     fn available() -> bool {
@@ -183,37 +295,50 @@ impl Element for f32 {
     }
 }
 
+impl Float for f32 {
+    fn interleave(out: &mut [Self], first: &[f32], _second: &[f32]) {
+        out.copy_from_slice(&first[..out.len()]);
+    }
+
+    fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]) {
+        convert::transpose(out, stride, groups, columns);
+    }
+
+    fn as_is(x: &[f32]) -> Option<&[Self]> {
+        Some(x)
+    }
+
+    fn left<'a>(rows: &'a [f32], width: usize, _buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
+        Left { values: rows, row: width, group: 1 }
+    }
+
+    fn left_transposed<'a>(rows: &'a [f32], width: usize, _buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
+        Left { values: rows, row: 1, group: width }
+    }
+}
+
 impl Element for Bf16 {
     const GROUP: usize = 2;
 
     /// To nearest, ties to even.
-    #[inline]
     fn from_f32(x: f32) -> Self {
         let bits = x.to_bits();
         Bf16((bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16)
     }
 
     fn convert(out: &mut [Self], x: &[f32]) -> f32 {
-        super::vector::to_bf16(out, x);
+        convert::to_bf16(out, x);
         1.0
     }
 
-    unsafe fn multiply(
-        a: *const Self,
-        stride: usize,
-        rows: usize,
-        b: *const Self,
-        groups: usize,
-        sums: Sums,
-        _scales: Scales<'_>,
-    ) {
+    unsafe fn multiply(tile: Tile<Self>, _scales: Scales<'_>) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's; `available` asked for the features.
         unsafe {
-            by_rows!(x86::multiply_bf16, rows, (a, stride, b, groups, sums));
+            by_shape!(x86::multiply_bf16, tile, 2);
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (a, stride, rows, b, groups, sums);
+        let _ = tile;
     }
 
     fn available() -> bool {
@@ -224,171 +349,94 @@ impl Element for Bf16 {
     }
 }
 
-/// # Safety
-/// As [`Element::multiply`].
-#[inline(always)]
-unsafe fn multiply_portable<const R: usize, const FUSED: bool>(
-    a: *const f32,
-    stride: usize,
-    b: *const f32,
-    depth: usize,
-    sums: Sums,
-) {
-    // Sixteen columns at a time, so that the sums of a tile stay in registers.
-    for first in (0..COLUMNS).step_by(16) {
-        let mut acc = [[0f32; 16]; R];
-        for k in 0..depth {
-            // SAFETY: k < depth, r < R and first + 16 <= COLUMNS, within what the caller vouches for.
-            let (b, a) = unsafe { (&*b.add(k * COLUMNS + first).cast::<[f32; 16]>(), a.add(k)) };
-            for (r, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: as above.
-                let a = unsafe { *a.add(r * stride) };
-                for (acc, b) in acc.iter_mut().zip(b) {
-                    // Without the instruction, `mul_add` would be a library call.
-                    *acc = if FUSED { a.mul_add(*b, *acc) } else { *acc + a * b };
-                }
-            }
+impl Float for Bf16 {
+    fn interleave(out: &mut [Self], first: &[f32], second: &[f32]) {
+        convert::to_bf16_pairs(out, first, second);
+    }
+
+    fn transpose(out: &mut [Self], stride: usize, groups: usize, columns: &[&[f32]; 16]) {
+        convert::transpose(out, stride, groups, columns);
+    }
+
+    fn as_is(_x: &[f32]) -> Option<&[Self]> {
+        None
+    }
+
+    fn left<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
+        let stride = width.next_multiple_of(2);
+        buffer.resize(rows.len() / width * stride, Self::default());
+        for (out, row) in buffer.chunks_exact_mut(stride).zip(rows.chunks_exact(width)) {
+            Self::convert(out, row);
+            out[width..].fill(Self::default());
         }
-        for (r, acc) in acc.iter().enumerate() {
-            for (column, acc) in (first..).zip(acc) {
-                // SAFETY: as above.
-                unsafe {
-                    *sums.out.add(r * sums.out_stride + column) = *sums.start.add(r * sums.start_stride + column) + acc;
-                }
-            }
+        Left { values: buffer, row: stride, group: 2 }
+    }
+
+    fn left_transposed<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
+        buffer.resize((rows.len() / width).next_multiple_of(2) * width, Self::default());
+        for (out, rows) in buffer.chunks_mut(2 * width).zip(rows.chunks(2 * width)) {
+            let (first, second) = rows.split_at(width);
+            Self::interleave(out, first, second);
         }
+        Left { values: buffer, row: 2, group: 2 * width }
     }
 }
 
 /// # Safety
 /// As [`Element::multiply`].
-unsafe fn multiply_plain<const R: usize>(a: *const f32, stride: usize, b: *const f32, depth: usize, sums: Sums) {
-    // SAFETY: the caller's.
-    unsafe { multiply_portable::<R, false>(a, stride, b, depth, sums) }
+#[inline(always)]
+unsafe fn multiply_portable<const FUSED: bool>(tile: Tile<f32>) {
+    let Tile { rows, columns, .. } = tile;
+    let mut row = 0;
+    while row < rows {
+        // Sixteen columns of a few rows at a time, so that the sums stay in registers.
+        for first in (0..columns).step_by(16) {
+            // SAFETY: rows and columns of the tile.
+            unsafe {
+                match rows - row {
+                    1 => strip::<1, FUSED>(tile, row, first),
+                    2 => strip::<2, FUSED>(tile, row, first),
+                    3 => strip::<3, FUSED>(tile, row, first),
+                    _ => strip::<4, FUSED>(tile, row, first),
+                }
+            }
+        }
+        row += 4;
+    }
+}
+
+/// Sixteen columns, or those that are left, of `R` rows.
+///
+/// # Safety
+/// As [`Element::multiply`], for a tile that has these rows and columns.
+#[inline(always)]
+unsafe fn strip<const R: usize, const FUSED: bool>(tile: Tile<f32>, row: usize, first: usize) {
+    let mut acc = [[0f32; 16]; R];
+    for k in 0..tile.groups {
+        // SAFETY: k < groups, and a panel has room for whole sixteens.
+        let b = unsafe { &*tile.b.add(k * tile.b_group + first).cast::<[f32; 16]>() };
+        for (r, acc) in (row..).zip(&mut acc) {
+            // SAFETY: r is a row of the tile.
+            let a = unsafe { *tile.a.add(r * tile.a_row + k * tile.a_group) };
+            for (acc, b) in acc.iter_mut().zip(b) {
+                // Without the instruction, `mul_add` would be a library call.
+                *acc = if FUSED { a.mul_add(*b, *acc) } else { *acc + a * b };
+            }
+        }
+    }
+    for (r, acc) in (row..).zip(&acc) {
+        for (column, acc) in (first..tile.columns).zip(acc) {
+            // SAFETY: a row and a column of the tile.
+            unsafe {
+                *tile.out.add(r * tile.out_stride + column) = *tile.start.add(r * tile.start_stride + column) + acc
+            };
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(clippy::needless_range_loop, reason = "iterators over vector registers are not inlined, see `Registers`")]
-mod x86 {
-    use super::{Bf16, COLUMNS, Sums};
-    use std::arch::x86_64::*;
-
-    /// Four registers of sixteen sums for each row. Plain index loops throughout: values of vector type passed to
-    /// functions that lack the target feature (an iterator's, a closure's) would not be inlined.
-    type Registers<const R: usize> = [[__m512; 4]; R];
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX-512F.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn load<const R: usize>(sums: Sums) -> Registers<R> {
-        let mut registers = [[_mm512_setzero_ps(); 4]; R];
-        for r in 0..R {
-            for v in 0..4 {
-                // SAFETY: the caller's.
-                registers[r][v] = unsafe { _mm512_loadu_ps(sums.start.add(r * sums.start_stride + 16 * v)) };
-            }
-        }
-        registers
-    }
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX-512F.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn store<const R: usize>(registers: &Registers<R>, sums: Sums) {
-        for r in 0..R {
-            for v in 0..4 {
-                // SAFETY: the caller's.
-                unsafe { _mm512_storeu_ps(sums.out.add(r * sums.out_stride + 16 * v), registers[r][v]) };
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX-512F.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn multiply_f32<const R: usize>(
-        a: *const f32,
-        stride: usize,
-        b: *const f32,
-        depth: usize,
-        sums: Sums,
-    ) {
-        // SAFETY: the caller's.
-        let mut acc = unsafe { load::<R>(sums) };
-        for k in 0..depth {
-            // SAFETY: k < depth and r < R, within what the caller vouches for.
-            unsafe {
-                let row = b.add(k * COLUMNS);
-                let b: [__m512; 4] = [
-                    _mm512_loadu_ps(row),
-                    _mm512_loadu_ps(row.add(16)),
-                    _mm512_loadu_ps(row.add(32)),
-                    _mm512_loadu_ps(row.add(48)),
-                ];
-                for r in 0..R {
-                    let a = _mm512_set1_ps(*a.add(r * stride + k));
-                    for v in 0..4 {
-                        acc[r][v] = _mm512_fmadd_ps(a, b[v], acc[r][v]);
-                    }
-                }
-            }
-        }
-        // SAFETY: the caller's.
-        unsafe { store(&acc, sums) };
-    }
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX-512F and AVX512_BF16.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn multiply_bf16<const R: usize>(
-        a: *const Bf16,
-        stride: usize,
-        b: *const Bf16,
-        pairs: usize,
-        sums: Sums,
-    ) {
-        // SAFETY: the caller's.
-        let mut acc = unsafe { load::<R>(sums) };
-        for p in 0..pairs {
-            // SAFETY: p < pairs and r < R, within what the caller vouches for. A register of 32-bit integers and one
-            // of pairs of bfloat16 are the same 512 bits.
-            unsafe {
-                let row = b.add(p * COLUMNS * 2).cast::<i32>();
-                let b: [__m512bh; 4] = [
-                    std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.cast())),
-                    std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.add(16).cast())),
-                    std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.add(32).cast())),
-                    std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(row.add(48).cast())),
-                ];
-                for r in 0..R {
-                    let pair = a.add(r * stride + 2 * p).cast::<i32>().read_unaligned();
-                    let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
-                    for v in 0..4 {
-                        acc[r][v] = _mm512_dpbf16_ps(acc[r][v], a, b[v]);
-                    }
-                }
-            }
-        }
-        // SAFETY: the caller's.
-        unsafe { store(&acc, sums) };
-    }
-
-    /// # Safety
-    /// As [`super::Element::multiply`], with AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn multiply_f32_avx2<const R: usize>(
-        a: *const f32,
-        stride: usize,
-        b: *const f32,
-        depth: usize,
-        sums: Sums,
-    ) {
-        // SAFETY: the caller's; inlined here, the loops are compiled for AVX2.
-        unsafe { super::multiply_portable::<R, true>(a, stride, b, depth, sums) }
-    }
-}
+mod x86;
 
 #[cfg(test)]
 mod tests {
@@ -413,17 +461,7 @@ mod tests {
         }
         let start: Vec<f32> = (0..rows * 70).map(whole).collect();
         let mut out = vec![0.25; (rows - 1) * 80 + COLUMNS + 1];
-        multiply(
-            &a,
-            stride,
-            rows,
-            &panel,
-            depth / E::GROUP,
-            Start { from: &start, stride: 70 },
-            &mut out,
-            80,
-            Scales::NONE,
-        );
+        multiply(&a, stride, rows, &panel, depth / E::GROUP, Start { from: &start, stride: 70 }, &mut out, 80, Scales::NONE);
         for (row, sums) in out.chunks(80).enumerate() {
             for (column, sum) in sums.iter().enumerate() {
                 let product = |k: usize| whole(row * stride + k) * whole(k * 31 + column);
@@ -447,27 +485,63 @@ mod tests {
         }
     }
 
+    /// `out += A B` with A transposed, on a narrow panel.
+    fn check_narrow<E: Float>(rows: usize, columns: usize) {
+        if !E::available() {
+            return;
+        }
+        let (depth, wide, stride) = (10, columns.next_multiple_of(16), columns + 3);
+        let mut a = vec![E::default(); depth * rows];
+        let mut b = vec![E::default(); depth * wide];
+        for k in 0..depth {
+            let at = |width: usize, i: usize| (k / E::GROUP * width + i) * E::GROUP + k % E::GROUP;
+            (0..rows).for_each(|r| a[at(rows, r)] = E::from_f32(whole(k * 31 + r)));
+            (0..columns).for_each(|c| b[at(wide, c)] = E::from_f32(whole(k * 17 + c)));
+        }
+        let left = Left { values: &a, row: E::GROUP, group: rows * E::GROUP };
+        let right = Right { values: &b, group: wide * E::GROUP, groups: depth / E::GROUP, columns };
+        let mut out = vec![0.5; (rows - 1) * stride + columns];
+        multiply_panel(left, rows, right, None, &mut out, stride);
+        for (i, found) in out.iter().enumerate() {
+            let (r, c) = (i / stride, i % stride);
+            let sum: f32 = (0..depth).map(|k| whole(k * 31 + r) * whole(k * 17 + c)).sum();
+            assert_eq!(*found, 0.5 + if c < columns { sum } else { 0.0 }, "{rows} rows, {columns} columns: {r} {c}");
+        }
+    }
+
+    #[test]
+    fn narrow_and_transposed_tiles_multiply_exactly() {
+        for columns in [1, 15, 16, 24, 32, 33, 48, 50, 64] {
+            for rows in 1..=rows_of_tile(columns) {
+                check_narrow::<f32>(rows, columns);
+                check_narrow::<Bf16>(rows, columns);
+            }
+        }
+    }
+
     #[test]
     fn the_portable_tile_equals_the_fast_one() {
         let a: Vec<f32> = (0..6 * 30).map(whole).collect();
         let b: Vec<f32> = (0..30 * COLUMNS).map(whole).collect();
         let (mut fast, mut portable) = ([0.0; 6 * COLUMNS], [0.0; 6 * COLUMNS]);
         multiply(&a, 30, 6, &b, 30, Start::ZERO, &mut fast, COLUMNS, Scales::NONE);
-        let sums =
-            Sums { start: Start::ZERO.from.as_ptr(), start_stride: 0, out: portable.as_mut_ptr(), out_stride: COLUMNS };
+        let tile = Tile {
+            a: a.as_ptr(),
+            a_row: 30,
+            a_group: 1,
+            rows: 6,
+            b: b.as_ptr(),
+            b_group: COLUMNS,
+            groups: 30,
+            columns: COLUMNS,
+            start: Start::ZERO.from.as_ptr(),
+            start_stride: 0,
+            out: portable.as_mut_ptr(),
+            out_stride: COLUMNS,
+        };
         // SAFETY: six rows of 30, 30 rows of a panel, and six rows of sums.
-        unsafe { multiply_plain::<6>(a.as_ptr(), 30, b.as_ptr(), 30, sums) };
+        unsafe { multiply_portable::<false>(tile) };
         assert_eq!(fast, portable);
-    }
-
-    #[test]
-    fn rounding_to_bf16_is_to_nearest_even() {
-        let round = |x: f32| f32::from_bits(u32::from(Bf16::from_f32(x).0) << 16);
-        assert_eq!(round(1.0), 1.0);
-        assert_eq!(round(1.0 + 2f32.powi(-8)), 1.0);
-        assert_eq!(round(1.0 + 3.0 * 2f32.powi(-8)), 1.0 + 2f32.powi(-6));
-        assert_eq!(round(-1.0 - 2f32.powi(-8) - 2f32.powi(-20)), -1.0 - 2f32.powi(-7));
-        assert_eq!(round(f32::INFINITY), f32::INFINITY);
     }
 
     #[test]
