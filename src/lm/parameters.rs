@@ -225,7 +225,7 @@ mod tests {
             (20, "model.embed_tokens.weight", "model.norm.weight")
         );
         let qwen2 = names("qwen2", false);
-        assert_eq!((qwen2.len(), qwen2[26].as_str(), qwen2[27].as_str()), (28, "model.norm.weight", "lm_head.weight"));
+        assert_eq!((qwen2.len(), qwen2[25].as_str(), qwen2[26].as_str()), (27, "model.norm.weight", "lm_head.weight"));
         assert!(qwen2.contains(&"model.layers.1.self_attn.v_proj.bias".to_owned()));
         assert!(names("qwen3", false).contains(&"model.layers.0.self_attn.k_norm.weight".to_owned()));
     }

@@ -127,7 +127,8 @@ fn check(config: &str) {
     let loss: f64 = loss.to_scalar().unwrap();
     assert!((sum.nll - loss).abs() < 1e-5 * loss, "{} {loss}", sum.nll);
     for gradient in gradients.iter() {
-        let expect = expect.get(&autograd.vars[&gradient.name]).expect("every tensor has a gradient");
+        let expect =
+            expect.get(&autograd.vars[&gradient.name]).unwrap_or_else(|| panic!("`{}` has none", gradient.name));
         let expect: Vec<f64> = expect.flatten_all().unwrap().to_vec1().unwrap();
         let norm = expect.iter().map(|x| x * x).sum::<f64>().sqrt();
         let distance =
