@@ -5,9 +5,14 @@
 
 mod check;
 mod load;
+mod pretrain;
 mod sizes;
 
 pub use load::{Recipe, load};
+pub use pretrain::{
+    BatchSize, Checkpoints, DataKind, Export, HeldOutLoss, LearningRate, LongCompletions, NewArchitecture, NewModel, Optimizer,
+    Pretrain, ScheduleShape, TrainingData, TrainingPrecision, WritingSamples,
+};
 pub use sizes::ByteSize;
 
 use crate::countdown::condition::{Answers, Condition, Strata};
@@ -31,6 +36,8 @@ pub struct Config {
     pub curate: Option<Curate>,
     /// Synthesises Countdown priming traces; needs no documents.
     pub prime: Option<Prime>,
+    /// Trains a language model.
+    pub pretrain: Option<Pretrain>,
     /// Writes `report.html` and `summary.json` at the end of the run.
     pub report: Option<Report>,
 }
