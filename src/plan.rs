@@ -11,7 +11,7 @@ mod units;
 pub use inputs::{Location, PinnedFile, Resource, Shard, format_of, hash_file};
 pub use units::Unit;
 
-use crate::config::{Classify, Columns, Config, Curate, Fetch, Prime, Recipe, Report};
+use crate::config::{Classify, Columns, Config, Curate, Fetch, Prime, Recipe, Report, Rewrite};
 use crate::data::hub::Hub;
 use crate::error::{Exit, Failure};
 use serde::{Deserialize, Serialize};
@@ -92,6 +92,8 @@ pub enum Work {
     Sketch(Curate),
     /// Once: corpora.
     Curate(Curate),
+    /// Once: corpora as question, thoughts and answer.
+    Rewrite(Rewrite),
     /// Once: priming traces.
     Prime(Prime),
     /// Once: the report.
@@ -104,6 +106,7 @@ impl Work {
             Work::Classify(_) => "classify",
             Work::Sketch(_) => "sketch",
             Work::Curate(_) => "curate",
+            Work::Rewrite(_) => "rewrite",
             Work::Prime(_) => "prime",
             Work::Report(_) => "report",
         }
@@ -281,7 +284,10 @@ impl Plan {
         let classify = config.classify.as_ref().map(|classify| add(Work::Classify(classify.clone()), vec![]));
         if let Some(curate) = &config.curate {
             let sketch = add(Work::Sketch(curate.clone()), vec![]);
-            add(Work::Curate(curate.clone()), classify.into_iter().chain([sketch]).collect());
+            let curated = add(Work::Curate(curate.clone()), classify.into_iter().chain([sketch]).collect());
+            if let Some(rewrite) = &config.rewrite {
+                add(Work::Rewrite(rewrite.clone()), vec![curated]);
+            }
         }
         if let Some(prime) = &config.prime {
             add(Work::Prime(prime.clone()), vec![]);

@@ -100,6 +100,28 @@ pub fn decisions<'a>(corpora: impl Iterator<Item = &'a str>) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
+/// `rewrite/<corpus>/{train,test}.parquet`: one row per rewritten document, ready to train on.
+pub fn rewritten() -> SchemaRef {
+    let text = ["query", "completion", "question", "thoughts", "answer"];
+    let mut fields: Vec<Field> = text.map(|name| Field::new(name, DataType::Utf8, false)).into();
+    fields.push(Field::new("reply_tokens", DataType::Int32, false));
+    fields
+        .extend(Behavior::ALL.map(|behavior| Field::new(format!("{}_count", behavior.name()), DataType::Int32, false)));
+    fields.extend([Field::new("url", DataType::Utf8, true), Field::new("id", DataType::Utf8, false)]);
+    Arc::new(Schema::new(fields))
+}
+
+/// `rewrite/<corpus>/quarantine.parquet`: one row per document that was not rewritten, with the reason and the last reply.
+pub fn rewrite_quarantine() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Utf8, false),
+        Field::new("split", dictionary(), false),
+        Field::new("split_row", DataType::Int64, false),
+        Field::new("reason", DataType::Utf8, false),
+        Field::new("reply", DataType::Utf8, true),
+    ]))
+}
+
 /// `prime/<condition>/*.parquet`: one row per priming trace.
 pub fn traces() -> SchemaRef {
     let mut fields = vec![

@@ -249,6 +249,14 @@ pub(super) fn pin_resources(
             }
         }
     }
+    if let Some(rewrite) = &config.rewrite {
+        if let Some(lm) = &rewrite.lm {
+            pin("rewrite.lm.model", &lm.model, &|| pin_model(&lm.model, hub))?;
+        }
+        if let Some(prompts) = &rewrite.prompts {
+            pin("rewrite.prompts", prompts, &|| pin_path(prompts))?;
+        }
+    }
     if let Some(prime) = &config.prime {
         for (key, file) in [("query", &prime.query), ("tokenizer", &prime.tokenizer)] {
             if let Some(file) = file {

@@ -77,6 +77,11 @@ pub(super) fn stage_key(
             )
         }
         Work::Curate(curate) => (canonical(curate), seed),
+        Work::Rewrite(rewrite) => {
+            let model = rewrite.lm.as_ref().map(|lm| pinned(&Some(lm.model.clone())));
+            let prompts = rewrite.corpus.values().map(|&style| crate::stages::rewrite::embedded_prompt(style));
+            (json!([canonical(rewrite), model, pinned(&rewrite.prompts), prompts.collect::<Vec<_>>()]), seed)
+        }
         Work::Prime(prime) => {
             let files = [&prime.query, &prime.tokenizer].map(pinned);
             let excluded: Vec<_> = prime.exclude.iter().map(|file| pinned(&Some(file.clone()))).collect();

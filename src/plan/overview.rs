@@ -235,7 +235,7 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
                 .0
             }
             Work::Prime(prime) => crate::stages::prime::traces(prime, plan.limit) * TRACE_BYTES,
-            Work::Curate(_) | Work::Report(_) => 0,
+            Work::Curate(_) | Work::Rewrite(_) | Work::Report(_) => 0,
         };
     }
     total

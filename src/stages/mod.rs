@@ -5,4 +5,5 @@ pub mod curate;
 pub mod documents;
 pub mod prime;
 pub mod report;
+pub mod rewrite;
 pub mod sketch;
