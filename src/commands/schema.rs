@@ -85,6 +85,7 @@ fn parquet() -> Value {
         "rewrite-quarantine": columns(&schema::rewrite_quarantine()),
         "traces": columns(&schema::traces()),
         "verl": columns(&schema::verl()),
+        "metrics": columns(&schema::metrics()),
         "decisions (with the corpora `minimal` and `rich`)": columns(&schema::decisions(["minimal", "rich"].into_iter())),
     })
 }

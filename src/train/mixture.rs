@@ -207,7 +207,7 @@ mod tests {
         }
         writer.finish(&TokenFacts { files: vec![name.into()], rows: documents as u64, ..Default::default() }).unwrap();
         let file = Arc::new(TokenFile::open(&path).unwrap());
-        let wanted = Wanted { seed: 0, tokens: None, held_out_share: 0.0 };
+        let wanted = Wanted { seed: 0, documents: None, tokens: None, held_out_share: 0.0 };
         Source::divide(name, file, Cutting { context: 64, whole: false }, wanted).0
     }
 

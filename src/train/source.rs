@@ -47,6 +47,18 @@ pub struct SourceCounts {
 }
 
 impl SourceCounts {
+    /// Adds the documents of another file.
+    pub fn add(&mut self, other: &Self) {
+        self.documents += other.documents;
+        self.train += other.train;
+        self.held_out += other.held_out;
+        self.cut += other.cut;
+        self.longest = self.longest.max(other.longest);
+        for (reason, documents) in &other.dropped {
+            *self.dropped.entry(reason.clone()).or_default() += documents;
+        }
+    }
+
     fn drop_document(&mut self, reason: &str) {
         *self.dropped.entry(reason.to_owned()).or_default() += 1;
     }
@@ -60,6 +72,8 @@ pub const TOO_LONG: &str = "longer-than-context";
 pub struct Wanted {
     /// The seed of the order in which documents are drawn.
     pub seed: u64,
+    /// Look at no more than so many documents.
+    pub documents: Option<u64>,
     /// Train on at most so many tokens.
     pub tokens: Option<u64>,
     /// Hold out this share.
@@ -84,12 +98,15 @@ impl Source {
             return (train, held_out, counts);
         }
         let order = Permutation::new(documents, derive(wanted.seed, "documents"));
-        let kept_back = (documents as f64 * wanted.held_out_share).round() as u64;
+        let looked_at = wanted.documents.map_or(documents, |most| documents.min(most));
+        let kept_back = (looked_at as f64 * wanted.held_out_share).round() as u64;
         for place in 0..documents {
             let document = order.at(place) as usize;
             let length = file.length(document);
             counts.longest = counts.longest.max(length as u64);
-            if length < 2 || file.document(document).learned_from as usize >= length {
+            if wanted.documents.is_some_and(|most| place >= most) {
+                counts.drop_document("beyond-limit");
+            } else if length < 2 || file.document(document).learned_from as usize >= length {
                 counts.drop_document("nothing-to-learn");
             } else if cutting.whole && length - 1 > cutting.context {
                 counts.drop_document(TOO_LONG);
@@ -176,7 +193,7 @@ mod tests {
         Arc::new(TokenFile::open(&path).unwrap())
     }
 
-    const ALL: Wanted = Wanted { seed: 1, tokens: None, held_out_share: 0.0 };
+    const ALL: Wanted = Wanted { seed: 1, documents: None, tokens: None, held_out_share: 0.0 };
 
     fn batch_of(source: &Source) -> TrainBatch {
         let mut batch = TrainBatch::default();
@@ -219,7 +236,7 @@ mod tests {
     fn shares_and_budgets_are_kept_and_add_up() {
         let documents: Vec<Vec<u32>> = (0..200).map(|i| vec![i; 11]).collect();
         let documents: Vec<(&[u32], u32)> = documents.iter().map(|tokens| (tokens.as_slice(), 1)).collect();
-        let wanted = Wanted { seed: 3, tokens: Some(505), held_out_share: 0.1 };
+        let wanted = Wanted { seed: 3, documents: None, tokens: Some(505), held_out_share: 0.1 };
         let cutting = Cutting { context: 64, whole: false };
         let (train, held_out, counts) = Source::divide("a", file(&documents), cutting, wanted);
         assert_eq!((train.tokens(), held_out.tokens()), (500, 200));
