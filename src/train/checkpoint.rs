@@ -212,9 +212,8 @@ pub fn read_tensors(
 ) -> anyhow::Result<(Parameters, AdamW)> {
     let parameters = Parameters::from_checkpoint(&Checkpoint::open(folder)?)?;
     let moments = WeightsFile::open(&folder.join("trainer/moments.safetensors"))?;
-    let moment = |prefix: &str| {
-        Parameters::from_named(config, |name, shape| moments.read(&format!("{prefix}.{name}"), shape))
-    };
+    let moment =
+        |prefix: &str| Parameters::from_named(config, |name, shape| moments.read(&format!("{prefix}.{name}"), shape));
     let optimizer = AdamW {
         options,
         steps: state.optimizer_steps,
@@ -321,7 +320,8 @@ mod tests {
         let optimizer = AdamW::new(&parameters, AdamWOptions::default());
         checkpoints.save(&parameters, &optimizer, &state(1, None), &files()).unwrap();
         // One killed while it was written, one before it was named.
-        write(&folder.path().join("c/step-000002.partial"), &parameters, &optimizer, &state(2, None), &files()).unwrap();
+        write(&folder.path().join("c/step-000002.partial"), &parameters, &optimizer, &state(2, None), &files())
+            .unwrap();
         write(&folder.path().join("c/step-000003"), &parameters, &optimizer, &state(3, None), &files()).unwrap();
         assert!(checkpoints.latest().unwrap().unwrap().ends_with("step-000001"));
         checkpoints.sweep(&state(1, None)).unwrap();

@@ -62,7 +62,10 @@ impl Vocabulary {
         for name in FILES {
             let file = path.join(name);
             if file.is_file() {
-                files.insert(name.to_owned(), std::fs::read(&file).with_context(|| format!("cannot read `{}`", file.display()))?);
+                files.insert(
+                    name.to_owned(),
+                    std::fs::read(&file).with_context(|| format!("cannot read `{}`", file.display()))?,
+                );
             }
         }
         let ends = &checkpoint.config().end_tokens;
@@ -70,7 +73,10 @@ impl Vocabulary {
             // A GGUF: its tokenizer was rebuilt, and is written as it was built.
             files.insert("tokenizer.json".to_owned(), tokenizer.to_json()?.into_bytes());
             let name = ends.first().map(|&end| tokenizer.token(end));
-            files.insert("tokenizer_config.json".to_owned(), configuration(name.flatten().as_deref(), None, tokenizer.chat_source())?);
+            files.insert(
+                "tokenizer_config.json".to_owned(),
+                configuration(name.flatten().as_deref(), None, tokenizer.chat_source())?,
+            );
         }
         let name = path.display().to_string();
         let vocabulary = Self::of_files(tokenizer, files, ends.first().copied(), &name)?;
@@ -308,7 +314,9 @@ mod tests {
 
     fn prose() -> Vec<String> {
         let words = ["first", "set", "x", "= 2", "then", "12 * 2", "is 24", "no", "wait,", "check é 你", "done.\n"];
-        (0..400usize).map(|i| (0..12).map(|j| words[(i * 7 + j * j * (i % 5 + 1)) % words.len()]).collect::<Vec<_>>().join(" ")).collect()
+        (0..400usize)
+            .map(|i| (0..12).map(|j| words[(i * 7 + j * j * (i % 5 + 1)) % words.len()]).collect::<Vec<_>>().join(" "))
+            .collect()
     }
 
     #[test]

@@ -24,6 +24,8 @@ mod lm;
 mod made_documents;
 mod math_docs;
 mod near_duplicates;
+mod pretrain;
+mod pretrain_bad_input;
 mod prime;
 mod program;
 mod recipe;
