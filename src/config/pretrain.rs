@@ -392,6 +392,11 @@ fn check_model(model: &NewModel, expect: impl Fn(bool, &str, &str) -> Result<(),
         expect((low..=high).contains(&size), &format!("pretrain.model.{key}"), &expectation)?;
     }
     expect(
+        model.tokenizer != "words" || model.architecture != NewArchitecture::Qwen2,
+        "pretrain.model.tokenizer",
+        "`words` needs another architecture: transformers splits every Qwen2 model's text by Qwen2's rules",
+    )?;
+    expect(
         model.hidden.is_multiple_of(model.heads * 2),
         "pretrain.model.heads",
         "expected a number of heads that divides `hidden` into an even size",

@@ -117,18 +117,23 @@ impl Checkpoints {
         written?;
         commit::commit_folder(&partial, &path)?;
         self.point(LATEST, state.step)?;
-        if let Some(best) = state.best.filter(|best| self.keep_best && best.step == state.step) {
-            self.point(BEST, best.step)?;
-        }
         self.sweep(state)
     }
 
+    /// Writes a pointer, if it does not say so already.
     fn point(&self, pointer: &str, step: u64) -> anyhow::Result<()> {
-        commit::write_atomic(&self.folder.join(pointer), format!("{}\n", name(step)).as_bytes())
+        let (path, text) = (self.folder.join(pointer), format!("{}\n", name(step)));
+        if std::fs::read_to_string(&path).is_ok_and(|found| found == text) {
+            return Ok(());
+        }
+        commit::write_atomic(&path, text.as_bytes())
     }
 
-    /// Removes checkpoints that are not kept, and what killed runs left.
+    /// Points to the best checkpoint and removes those that are not kept, after a save or what a killed one left.
     pub fn sweep(&self, state: &TrainerState) -> anyhow::Result<()> {
+        if let Some(best) = state.best.filter(|_| self.keep_best) {
+            self.point(BEST, best.step)?;
+        }
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -297,7 +302,7 @@ mod tests {
         let parameters = Parameters::random(&config(), 3);
         let optimizer = AdamW::new(&parameters, AdamWOptions::default());
         let best = Some(Best { step: 10, loss: 1.0 });
-        let mut check = |step, kept: &[u64]| {
+        let check = |step, kept: &[u64]| {
             checkpoints.save(&parameters, &optimizer, &state(step, best), &files()).unwrap();
             assert_eq!(checkpoints.steps_kept().unwrap(), kept);
         };

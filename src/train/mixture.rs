@@ -261,10 +261,10 @@ mod tests {
         let mixture = Mixture::new(vec![source("a", 50, 7)], None, Length::Epochs(2), StepSize::Tokens(30), 16, 9);
         let steps = all_steps(&mixture);
         let mut cursor = mixture.start();
-        for done in 0..steps.len() {
+        for step in &steps {
             let json = serde_json::to_string(&cursor).unwrap();
             let mut resumed: Cursor = serde_json::from_str(&json).unwrap();
-            assert_eq!(mixture.next(&mut resumed).unwrap().parts, steps[done].parts);
+            assert_eq!(mixture.next(&mut resumed).unwrap().parts, step.parts);
             mixture.next(&mut cursor).unwrap();
         }
         assert!(mixture.next(&mut cursor).is_none());

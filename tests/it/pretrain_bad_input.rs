@@ -34,6 +34,7 @@ fn what_the_recipe_says_wrongly_is_told_with_its_line() {
     check("data/text.jsonl", "curate.rich", "expected a table `[curate]` in this recipe, or a path");
     check("data/text.jsonl", "data/none-*.jsonl", "`data/none-*.jsonl` matches no file");
     check("tokens = 256", "tokens = 16", "expected at least `context`");
+    check("heads = 2", "heads = 2\narchitecture = \"qwen2\"", "`words` needs another architecture");
     check("heads = 2", "heads = 3", "expected a number of heads that divides `hidden`");
     check("keep-best = true", "export = \"best\"", "`best` needs `keep-best = true`");
     check("learning-rate = 1e-2", "learning-rate = -1.0", "expected a number from 0 to 10");

@@ -223,7 +223,7 @@ fn notices(runner: &Runner, name: &str, pretrain: &Pretrain, counts: &SourceCoun
         ));
     }
     for (reason, documents) in &counts.dropped {
-        say(format!("{} documents are left out ({reason})", HumanCount(*documents)));
+        say(format!("{} documents left out ({reason})", HumanCount(*documents)));
     }
     if unknown_tokens > 0 {
         say(format!("{} words are not in the vocabulary", HumanCount(unknown_tokens)));
