@@ -7,11 +7,16 @@ mod check;
 mod endpoint;
 mod lm;
 mod load;
+mod pretrain;
 mod sizes;
 
 pub use endpoint::{EndpointConfig, EndpointJudgeConfig};
 pub use lm::{LmConfig, LmMode, Weights};
 pub use load::{Recipe, load};
+pub use pretrain::{
+    BatchSize, Checkpoints, DataKind, Export, HeldOutLoss, LearningRate, LongCompletions, NewArchitecture, NewModel,
+    Optimizer, Pretrain, ScheduleShape, TrainingData, TrainingPrecision, WritingSamples,
+};
 pub use sizes::ByteSize;
 
 use crate::countdown::condition::{Answers, Condition, Strata};
@@ -37,6 +42,8 @@ pub struct Config {
     pub rewrite: Option<Rewrite>,
     /// Synthesises Countdown priming traces; needs no documents.
     pub prime: Option<Prime>,
+    /// Trains a language model.
+    pub pretrain: Option<Pretrain>,
     /// Writes `report.html` and `summary.json` at the end of the run.
     pub report: Option<Report>,
 }

@@ -244,7 +244,7 @@ impl<'a> Runner<'a> {
             pass.tools = match &stage.work {
                 Work::Classify(classify) => Some(Tools::Judge(judges::make(classify, self.plan, self.hub)?)),
                 Work::Sketch(curate) => Some(Tools::Sketcher(stages::sketch::Sketcher::new(curate)?)),
-                Work::Curate(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Report(_) => None,
+                Work::Curate(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Pretrain(_) | Work::Report(_) => None,
             };
         }
         let shard = &input.shards[unit.shard];
@@ -443,6 +443,10 @@ impl<'a> Runner<'a> {
                 None => return Ok(false),
             },
             Work::Prime(prime) => match stages::prime::run(self, stage, prime)? {
+                Some(manifest) => manifest,
+                None => return Ok(false),
+            },
+            Work::Pretrain(pretrain) => match stages::pretrain::run(self, stage, pretrain)? {
                 Some(manifest) => manifest,
                 None => return Ok(false),
             },

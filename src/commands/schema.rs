@@ -86,6 +86,7 @@ fn parquet() -> Value {
         "traces": columns(&schema::traces()),
         "rejected": columns(&schema::rejected()),
         "verl": columns(&schema::verl()),
+        "metrics": columns(&schema::metrics()),
         "decisions (with the corpora `minimal` and `rich`)": columns(&schema::decisions(["minimal", "rich"].into_iter())),
     })
 }

@@ -64,7 +64,20 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
             });
         }
     }
+    if let Some(pretrain) = &config.pretrain {
+        super::pretrain::check(pretrain, |stage, set| has_set(config, stage, set), expect)?;
+    }
     Ok(())
+}
+
+/// Whether a stage of the recipe writes a set of that name; none without the stage.
+fn has_set(config: &Config, stage: &str, set: &str) -> Option<bool> {
+    match stage {
+        "curate" => config.curate.as_ref().map(|curate| curate.corpus.contains_key(set)),
+        "prime" => config.prime.as_ref().map(|prime| prime.conditions.iter().any(|condition| condition.name() == set)),
+        "rewrite" => config.rewrite.as_ref().map(|rewrite| rewrite.corpus.contains_key(set)),
+        _ => None,
+    }
 }
 
 fn check_rewrite(

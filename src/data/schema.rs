@@ -172,6 +172,21 @@ pub fn verl() -> SchemaRef {
     ]))
 }
 
+/// `pretrain/metrics.parquet`: one row per training step, and one per source for each look at held-out data.
+pub fn metrics() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("step", DataType::Int64, false),
+        // Null: a training step.
+        Field::new("held_out", DataType::Utf8, true),
+        Field::new("loss", DataType::Float64, false),
+        Field::new("learning_rate", DataType::Float64, true),
+        Field::new("gradient_norm", DataType::Float64, true),
+        Field::new("targets", DataType::Int64, false),
+        Field::new("tokens", DataType::Int64, false),
+        Field::new("epochs", DataType::Float64, false),
+    ]))
+}
+
 fn numbers() -> Field {
     Field::new("numbers", DataType::List(Arc::new(Field::new("element", DataType::Int32, false))), false)
 }

@@ -5,6 +5,7 @@ use crate::config::ByteSize;
 use crate::run::attempts;
 use crate::run::dir::RunDir;
 use crate::run::manifest::{Counts, Manifest};
+use crate::stages::pretrain::estimate::TrainingEstimate;
 use indicatif::HumanCount;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -71,6 +72,9 @@ pub struct StageOverview {
     pub counts: Counts,
     /// Tokens that a language model has to read for the units that are not done; an estimate.
     pub tokens_to_judge: Option<u64>,
+    /// What training will take, for a stage that trains and is not done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingEstimate>,
     /// Units that are not done.
     pub missing: Vec<String>,
     /// Those of them that failed too often and are left alone, with their last error.
@@ -97,6 +101,7 @@ impl Overview {
                 stale: 0,
                 counts: Counts::default(),
                 tokens_to_judge: None,
+                training: None,
                 missing: Vec::new(),
                 poison: BTreeMap::new(),
             };
@@ -115,6 +120,9 @@ impl Overview {
                 if let Some(failed) = attempts::read(dir, stage, unit).filter(attempts::Failed::is_poison) {
                     overview.poison.insert(unit.to_owned(), failed.error);
                 }
+            }
+            if let (Work::Pretrain(pretrain), false) = (&stage.work, overview.complete()) {
+                overview.training = Some(TrainingEstimate::new(plan, stage, pretrain));
             }
             if matches!(&stage.work, Work::Classify(classify) if classify.cue.is_none()) {
                 let left = overview.missing.len() as f64 / overview.units.max(1) as f64;
@@ -179,6 +187,7 @@ impl Overview {
                 .tokens_to_judge
                 .filter(|&tokens| tokens > 0)
                 .map_or(String::new(), |tokens| format!(", about {} tokens to judge", HumanCount(tokens)));
+            let tokens = tokens + &stage.training.as_ref().map_or(String::new(), training_text);
             let arms = if stage.arms.is_empty() { String::new() } else { format!(" (arms {})", stage.arms.join(", ")) };
             lines.push(format!("{:8} {state}{stale}{tokens}{arms}", stage.stage));
             for (unit, error) in &stage.poison {
@@ -188,6 +197,17 @@ impl Overview {
         lines.push(format!("disk     at most about {} more", ByteSize(self.disk_bytes)));
         lines.join("\n") + "\n"
     }
+}
+
+fn training_text(training: &TrainingEstimate) -> String {
+    let count = |number: u64| HumanCount(number).to_string();
+    let parts = [
+        training.parameters.map(|parameters| format!("{} parameters", count(parameters))),
+        training.tokens.map(|tokens| format!("about {} tokens", count(tokens))),
+        training.steps.map(|steps| format!("about {} steps", count(steps))),
+        training.memory_bytes.map(|bytes| format!("{} of memory", ByteSize(bytes))),
+    ];
+    parts.into_iter().flatten().map(|part| format!(", {part}")).collect()
 }
 
 fn input_overview(input: &super::Input) -> InputOverview {
@@ -251,6 +271,7 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
                 let (traces, prompts) = crate::stages::prime::rows(prime, plan.limit);
                 traces.saturating_mul(TRACE_BYTES).saturating_add(prompts.saturating_mul(PROMPT_BYTES))
             }
+            Work::Pretrain(pretrain) => TrainingEstimate::new(plan, stage, pretrain).disk_bytes(pretrain),
             Work::Curate(_) | Work::Rewrite(_) | Work::Report(_) => 0,
         };
     }

@@ -7,6 +7,7 @@ use super::labeled::{LabeledRows, label_columns, numbers};
 use super::samples::{Candidate, Picker, Quoter, Sample, SampleGroup, excerpt};
 use super::source;
 use super::summary::manifests;
+use super::training::{self, TrainedFindings};
 use crate::data::parquet_table::ParquetTable;
 use crate::plan::{Location, Plan, Stage, Work};
 use crate::run::dir::RunDir;
@@ -30,6 +31,8 @@ pub struct Findings {
     pub judged: Vec<JudgedFindings>,
     /// One per stage that writes corpora, in the order of [`super::summary::RunSummary::curated`].
     pub curated: Vec<CuratedFindings>,
+    /// One per stage that trained to its end.
+    pub trained: Vec<TrainedFindings>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -71,7 +74,7 @@ pub struct LengthBin {
 
 impl Findings {
     pub fn new(plan: &Plan, dir: &RunDir) -> anyhow::Result<Self> {
-        let mut findings = Self { judged: Vec::new(), curated: Vec::new() };
+        let mut findings = Self { judged: Vec::new(), curated: Vec::new(), trained: training::of_run(plan, dir)? };
         for (index, stage) in plan.stages.iter().enumerate() {
             let sampled_elsewhere = || {
                 let mut others = plan.stages.iter();
@@ -80,7 +83,7 @@ impl Findings {
             match &stage.work {
                 Work::Classify(_) => findings.judged.push(judged(plan, stage, dir, !sampled_elsewhere())?),
                 Work::Curate(_) => findings.curated.push(curated(stage, &manifests(plan, stage, dir)?, dir)?),
-                Work::Sketch(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Report(_) => {}
+                Work::Sketch(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Pretrain(_) | Work::Report(_) => {}
             }
         }
         Ok(findings)

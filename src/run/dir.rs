@@ -9,7 +9,12 @@
 //!   classify/journal/<unit>.jsonl      labels of the unit in hand
 //!   sketch/<unit>.parquet              sizes and MinHash keys
 //!   curate/<corpus>/train-00000-of-000NN.parquet, test-…, README.md
+//!   rewrite/<corpus>/{train,test,quarantine}.parquet, rewrite.json, README.md
 //!   prime/<condition>/{train,test,rejected}.parquet, prime/verl/…, fairness.json, README.md
+//!   tokens/<hash>.tokens                training data as tokens, shared by arms
+//!   pretrain/model/                    the trained model; checkpoints/, metrics.jsonl, metrics.parquet, samples.jsonl, README.md
+//!   attempts/<stage>/<unit>.json       units that failed, how often and why
+//!   submit/                            scripts and logs of schedulers
 //!   arms/<arm>/…                       the same for stages that an arm changes
 //! ```
 
@@ -26,15 +31,19 @@ pub struct RunDir {
 }
 
 /// What runs put into their folder. The plan is last: as long as it is there, the folder is known as a run's.
-const OURS: [&str; 11] = [
+const OURS: [&str; 15] = [
     "manifests",
     "arms",
     "classify",
     "sketch",
     "curate",
+    "rewrite",
     "prime",
+    "pretrain",
+    "tokens",
     "report",
     "fetch",
+    "attempts",
     "submit",
     "events.jsonl",
     "plan.json",

@@ -161,7 +161,7 @@ fn read_prompts(
 }
 
 /// The model on this disk; fetched from the hub first if that is where it is.
-pub(super) fn model_path(model: &str, plan: &Plan, hub: &Hub) -> anyhow::Result<PathBuf> {
+pub fn model_path(model: &str, plan: &Plan, hub: &Hub) -> anyhow::Result<PathBuf> {
     if !model.starts_with("hf://") {
         return Ok(model.into());
     }

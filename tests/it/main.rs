@@ -32,6 +32,8 @@ mod made_documents;
 mod math_docs;
 mod model_server;
 mod near_duplicates;
+mod pretrain;
+mod pretrain_bad_input;
 mod prime;
 mod prime_author;
 mod program;

@@ -461,7 +461,17 @@ mod tests {
         }
         let start: Vec<f32> = (0..rows * 70).map(whole).collect();
         let mut out = vec![0.25; (rows - 1) * 80 + COLUMNS + 1];
-        multiply(&a, stride, rows, &panel, depth / E::GROUP, Start { from: &start, stride: 70 }, &mut out, 80, Scales::NONE);
+        multiply(
+            &a,
+            stride,
+            rows,
+            &panel,
+            depth / E::GROUP,
+            Start { from: &start, stride: 70 },
+            &mut out,
+            80,
+            Scales::NONE,
+        );
         for (row, sums) in out.chunks(80).enumerate() {
             for (column, sum) in sums.iter().enumerate() {
                 let product = |k: usize| whole(row * stride + k) * whole(k * 31 + column);
