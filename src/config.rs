@@ -5,9 +5,14 @@
 
 mod check;
 mod load;
+mod pretrain;
 mod sizes;
 
 pub use load::{Recipe, load};
+pub use pretrain::{
+    BatchSize, Checkpoints, DataKind, Export, HeldOutLoss, LearningRate, LongCompletions, NewArchitecture, NewModel, Optimizer,
+    Pretrain, ScheduleShape, TrainingData, TrainingPrecision, WritingSamples,
+};
 pub use sizes::ByteSize;
 
 use crate::countdown::condition::{Answers, Condition, Strata};
@@ -29,8 +34,12 @@ pub struct Config {
     pub classify: Option<Classify>,
     /// Joins documents with labels, removes duplicates and writes corpora.
     pub curate: Option<Curate>,
+    /// Has a language model turn curated documents into question, thoughts and answer.
+    pub rewrite: Option<Rewrite>,
     /// Synthesises Countdown priming traces; needs no documents.
     pub prime: Option<Prime>,
+    /// Trains a language model.
+    pub pretrain: Option<Pretrain>,
     /// Writes `report.html` and `summary.json` at the end of the run.
     pub report: Option<Report>,
 }
@@ -256,6 +265,80 @@ pub struct Corpus {
     /// have the same number of documents and tokens and the same distribution of lengths.
     #[serde(rename = "match")]
     pub matched: Option<String>,
+}
+
+/// Turns curated documents into question, thoughts and answer, ready for pretraining: `query` and `completion`. Exactly one of the
+/// tables `lm` and `endpoint` says who writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Rewrite {
+    /// Which corpora of `[curate.corpus]` to rewrite, and how: `reasoning` is told in the first person and keeps the author's wrong
+    /// turns, checks and goals; `plain` is a paraphrase in steps without them, for a behavior-minimal corpus.
+    pub corpus: BTreeMap<String, RewriteStyle>,
+    /// A local language model writes.
+    pub lm: Option<WriterLm>,
+    /// A folder with prompts of your own: `reasoning.txt` and `plain.txt`, each with `{document}` once. A missing file falls back to
+    /// the embedded one.
+    pub prompts: Option<String>,
+    /// At most so many characters of a document are shown to the writer, cut behind a line.
+    #[serde(default = "Rewrite::default_max_document_chars")]
+    pub max_document_chars: usize,
+    /// A reply has at most so many tokens; one that is cut there is not used.
+    #[serde(default = "Rewrite::default_max_reply_tokens")]
+    pub max_reply_tokens: usize,
+    /// 0 takes the likeliest token; more makes replies vary.
+    #[serde(default)]
+    pub temperature: f32,
+    /// How often a document may be asked for until a reply has the right form. A retry draws at a temperature of at least 0.7.
+    #[serde(default = "Rewrite::default_attempts")]
+    pub attempts: u32,
+    /// The share of documents without a usable reply from which the run stops with exit code 65. It is checked once 100
+    /// documents have been seen.
+    #[serde(default = "Rewrite::default_max_quarantined_share")]
+    pub max_quarantined_share: f64,
+}
+
+impl Rewrite {
+    fn default_max_document_chars() -> usize {
+        12_000
+    }
+    fn default_max_reply_tokens() -> usize {
+        4096
+    }
+    fn default_attempts() -> u32 {
+        2
+    }
+    fn default_max_quarantined_share() -> f64 {
+        0.5
+    }
+}
+
+/// How a document is rewritten.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RewriteStyle {
+    /// In the first person, with the author's wrong turns, checks and goals.
+    #[default]
+    Reasoning,
+    /// A paraphrase in steps.
+    Plain,
+}
+
+impl RewriteStyle {
+    pub const fn name(self) -> &'static str {
+        match self {
+            RewriteStyle::Reasoning => "reasoning",
+            RewriteStyle::Plain => "plain",
+        }
+    }
+}
+
+/// A local language model that writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WriterLm {
+    /// A Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`.
+    pub model: String,
 }
 
 /// Countdown priming traces: the same puzzles under every condition, each trace checked by the verdict and the counter.

@@ -1,8 +1,8 @@
 //! Behavior-curated pretraining data, as a library behind the `pipeline` program.
 //!
 //! A recipe becomes a [`config`], a config becomes a [`plan`], and a plan is [`run`] into a run folder by its [`stages`].
-//! Dependencies point one way: `countdown` and `behavior` know no files, clock or network; `lm` knows no stage;
-//! only `stages` join them.
+//! Dependencies point one way: `countdown` and `behavior` know no files, clock or network; `lm` knows no stage,
+//! `train` knows `lm`; only `stages` join them.
 
 pub mod behavior;
 pub mod cli;
@@ -18,3 +18,4 @@ pub mod report;
 pub mod rl;
 pub mod run;
 pub mod stages;
+pub mod train;

@@ -15,6 +15,7 @@ mod kernels;
 mod layer;
 mod ops;
 mod packed;
+mod parameters;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
@@ -23,4 +24,5 @@ pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::Decoder;
 pub use layer::Precision;
 pub use packed::Packed;
+pub use parameters::{Parameter, Parameters};
 pub use tokenizer::TextTokenizer;

@@ -11,7 +11,7 @@ mod units;
 pub use inputs::{Location, PinnedFile, Resource, Shard, format_of, hash_file};
 pub use units::Unit;
 
-use crate::config::{Classify, Columns, Config, Curate, Fetch, Prime, Recipe, Report};
+use crate::config::{Classify, Columns, Config, Curate, Fetch, Pretrain, Prime, Recipe, Report, Rewrite};
 use crate::data::hub::Hub;
 use crate::error::{Exit, Failure};
 use serde::{Deserialize, Serialize};
@@ -92,8 +92,12 @@ pub enum Work {
     Sketch(Curate),
     /// Once: corpora.
     Curate(Curate),
+    /// Once: corpora as question, thoughts and answer.
+    Rewrite(Rewrite),
     /// Once: priming traces.
     Prime(Prime),
+    /// Once: a trained model.
+    Pretrain(Pretrain),
     /// Once: the report.
     Report(Report),
 }
@@ -104,9 +108,16 @@ impl Work {
             Work::Classify(_) => "classify",
             Work::Sketch(_) => "sketch",
             Work::Curate(_) => "curate",
+            Work::Rewrite(_) => "rewrite",
             Work::Prime(_) => "prime",
+            Work::Pretrain(_) => "pretrain",
             Work::Report(_) => "report",
         }
+    }
+
+    /// Whether the work is about the input's documents; else it makes its own, or reads what stages wrote.
+    pub fn reads_documents(&self) -> bool {
+        !matches!(self, Work::Prime(_) | Work::Pretrain(_))
     }
 
     /// Whether the work is cut into the input's units; else it is one unit that needs all of the stages before.
@@ -151,6 +162,7 @@ impl Plan {
         for (arm, config) in arms(recipe) {
             crate::stages::curate::condition::check_recipe(recipe, arm, config)?;
             crate::stages::prime::check_recipe(recipe, arm, config)?;
+            crate::stages::pretrain::check_recipe(recipe, arm, config)?;
             if let Some(fetch) = &config.fetch
                 && !plan.inputs.iter().any(|input| keys::same_bytes(&input.fetch, fetch))
             {
@@ -198,7 +210,7 @@ impl Plan {
 
     /// The documents that a stage is about; none for one that makes its own.
     pub fn documents_of(&self, stage: &Stage) -> Option<&Input> {
-        self.inputs.get(stage.input).filter(|_| !matches!(stage.work, Work::Prime(_)))
+        self.inputs.get(stage.input).filter(|_| stage.work.reads_documents())
     }
 
     /// The shards that lie on this disk.
@@ -268,38 +280,50 @@ impl Plan {
     }
 
     /// One arm's stages with their keys, and which earlier stages of the chain each reads.
-    fn chain(&self, config: &Config) -> Vec<(Work, String, Vec<usize>)> {
-        let input = self.input_of(config).map(|index| &self.inputs[index]);
-        let mut chain: Vec<(Work, String, Vec<usize>)> = Vec::new();
-        let mut add = |work: Work, reads: Vec<usize>| {
-            let upstream: Vec<&str> = reads.iter().map(|&place| chain[place].1.as_str()).collect();
-            let input = input.filter(|_| !matches!(work, Work::Prime(_)));
-            let key = keys::stage_key(&work, input, &self.resources, config.seed, self.limit, &upstream);
-            chain.push((work, key, reads));
-            chain.len() - 1
+    fn chain(&self, config: &Config) -> Vec<Link> {
+        let mut chain = Vec::new();
+        let mut add = |work: Work, reads: &dyn Fn(&[Link]) -> Vec<usize>| {
+            let reads = reads(&chain);
+            let link = self.link(config, &chain, work, reads);
+            chain.push(link);
         };
-        let classify = config.classify.as_ref().map(|classify| add(Work::Classify(classify.clone()), vec![]));
+        let named = |names: &'static [&str]| move |chain: &[Link]| places(chain, names);
+        if let Some(classify) = &config.classify {
+            add(Work::Classify(classify.clone()), &named(&[]));
+        }
         if let Some(curate) = &config.curate {
-            let sketch = add(Work::Sketch(curate.clone()), vec![]);
-            add(Work::Curate(curate.clone()), classify.into_iter().chain([sketch]).collect());
+            add(Work::Sketch(curate.clone()), &named(&[]));
+            add(Work::Curate(curate.clone()), &named(&["classify", "sketch"]));
+        }
+        if let Some(rewrite) = &config.rewrite {
+            add(Work::Rewrite(rewrite.clone()), &named(&["curate"]));
         }
         if let Some(prime) = &config.prime {
-            add(Work::Prime(prime.clone()), vec![]);
+            add(Work::Prime(prime.clone()), &named(&[]));
+        }
+        if let Some(pretrain) = &config.pretrain {
+            let sources: Vec<&str> = pretrain.data.values().filter_map(|data| Some(data.stage()?.0)).collect();
+            add(Work::Pretrain(pretrain.clone()), &|chain| places(chain, &sources));
         }
         chain
+    }
+
+    /// One stage with its key.
+    fn link(&self, config: &Config, chain: &[Link], work: Work, reads: Vec<usize>) -> Link {
+        let upstream: Vec<&str> = reads.iter().map(|&place| chain[place].1.as_str()).collect();
+        let input = self.input_of(config).map(|index| &self.inputs[index]).filter(|_| work.reads_documents());
+        let key = keys::stage_key(&work, input, &self.resources, config.seed, self.limit, &upstream);
+        (work, key, reads)
     }
 
     /// One report of all arms, last, since it compares them. It shows the settings, so its key covers them.
     fn add_report(&mut self, recipe: &Recipe) {
         let mut reports = arms(recipe).filter_map(|(_, config)| config.report.as_ref());
-        let (Some(report), Some(input)) = (recipe.base.report.as_ref().or_else(|| reports.next()), self.inputs.first())
-        else {
-            return;
-        };
+        let Some(report) = recipe.base.report.as_ref().or_else(|| reports.next()) else { return };
         let work = Work::Report(report.clone());
         let shown = keys::digest(&serde_json::json!(self.settings));
         let upstream: Vec<&str> = self.stages.iter().map(|stage| stage.key.as_str()).chain([shown.as_str()]).collect();
-        let key = keys::stage_key(&work, Some(input), &self.resources, self.seed, self.limit, &upstream);
+        let key = keys::stage_key(&work, self.inputs.first(), &self.resources, self.seed, self.limit, &upstream);
         let folder = work.name().to_owned();
         let arms = recipe.arms.iter().map(|(name, _)| name.clone()).collect();
         self.stages.push(Stage { work, key, folder, arms, input: 0, reads: (0..self.stages.len()).collect() });
@@ -331,6 +355,14 @@ impl Plan {
             }
         }
     }
+}
+
+/// A stage of one arm: its work, its key, and the places of the stages that it reads.
+type Link = (Work, String, Vec<usize>);
+
+/// Where the stages of these names stand in a chain.
+fn places(chain: &[Link], names: &[&str]) -> Vec<usize> {
+    (0..chain.len()).filter(|&place| names.contains(&chain[place].0.name())).collect()
 }
 
 /// The arms of a recipe by name; a recipe without arms is one nameless arm.

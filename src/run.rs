@@ -3,6 +3,8 @@
 pub mod commit;
 pub mod dir;
 pub mod events;
+pub mod generators;
+pub mod journal;
 pub mod judges;
 pub mod manifest;
 pub mod reporter;
@@ -175,7 +177,7 @@ impl<'a> Runner<'a> {
             pass.tools = match &stage.work {
                 Work::Classify(classify) => Some(Tools::Judge(judges::make(classify, self.plan, self.hub)?)),
                 Work::Sketch(curate) => Some(Tools::Sketcher(stages::sketch::Sketcher::new(curate)?)),
-                Work::Curate(_) | Work::Prime(_) | Work::Report(_) => None,
+                Work::Curate(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Pretrain(_) | Work::Report(_) => None,
             };
         }
         let shard = &input.shards[unit.shard];
@@ -348,7 +350,15 @@ impl<'a> Runner<'a> {
                 Some(manifest) => manifest,
                 None => return Ok(false),
             },
+            Work::Rewrite(rewrite) => match stages::rewrite::run(self, stage, rewrite)? {
+                Some(manifest) => manifest,
+                None => return Ok(false),
+            },
             Work::Prime(prime) => match stages::prime::run(self, stage, prime)? {
+                Some(manifest) => manifest,
+                None => return Ok(false),
+            },
+            Work::Pretrain(pretrain) => match stages::pretrain::run(self, stage, pretrain)? {
                 Some(manifest) => manifest,
                 None => return Ok(false),
             },
@@ -356,6 +366,9 @@ impl<'a> Runner<'a> {
             Work::Classify(_) | Work::Sketch(_) => return Ok(true),
         };
         manifest.create(&self.dir.path(stage.manifest("all")))?;
+        if matches!(stage.work, Work::Rewrite(_)) {
+            self.dir.remove(stages::rewrite::journal_of(stage))?;
+        }
         self.reporter.emit(Event::StageDone {
             stage: stage.folder.clone(),
             seconds: started.elapsed().as_secs_f64(),

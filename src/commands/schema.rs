@@ -81,8 +81,11 @@ fn parquet() -> Value {
         "quarantine": columns(&schema::quarantine()),
         "sketch (with 14 bands)": columns(&schema::sketch(14)),
         "corpus": columns(&schema::corpus()),
+        "rewritten": columns(&schema::rewritten()),
+        "rewrite-quarantine": columns(&schema::rewrite_quarantine()),
         "traces": columns(&schema::traces()),
         "verl": columns(&schema::verl()),
+        "metrics": columns(&schema::metrics()),
         "decisions (with the corpora `minimal` and `rich`)": columns(&schema::decisions(["minimal", "rich"].into_iter())),
     })
 }

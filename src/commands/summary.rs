@@ -9,6 +9,7 @@ use indicatif::HumanCount;
 pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<String> {
     let summary = RunSummary::new(plan, dir)?;
     let mut lines = found_lines(&summary, dir);
+    lines.extend(rewrite_lines(plan, dir)?);
     lines.extend(prime_lines(plan, dir)?);
     lines.extend(report_lines(plan, dir)?);
     lines.push(String::new());
@@ -38,6 +39,32 @@ pub(super) fn found_lines(summary: &RunSummary, dir: &RunDir) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What each rewritten corpus holds, and how many documents were not rewritten.
+fn rewrite_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for stage in plan.stages.iter().filter(|stage| matches!(stage.work, Work::Rewrite(_))) {
+        for manifest in manifests(plan, stage, dir)? {
+            let dropped = HumanCount(manifest.counts.dropped.values().sum());
+            let (kept, failed) = (HumanCount(manifest.counts.kept), HumanCount(manifest.counts.quarantined));
+            lines.extend([
+                String::new(),
+                format!("{}: {kept} documents rewritten, {dropped} without a question, {failed} failed", stage.folder),
+            ]);
+            for output in &manifest.outputs {
+                let Some(folder) = output.path.strip_suffix("/train.parquet") else { continue };
+                let name = folder.rsplit('/').next().unwrap_or(folder);
+                lines.push(format!(
+                    "  {name:26} {:>9} train → {}",
+                    HumanCount(output.rows),
+                    dir.path(folder).display()
+                ));
+            }
+            lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));
+        }
+    }
+    Ok(lines)
 }
 
 /// What each condition's folder holds, and how many traces were made in vain.

@@ -1,7 +1,7 @@
 //! Values that types cannot rule out: ranges, and keys that must or must not stand together.
 
 use super::load::{NAME_RULE, is_name};
-use super::{Classify, Config, Curate, Fetch, Prime};
+use super::{Classify, Config, Curate, Fetch, Prime, Rewrite};
 use crate::countdown::condition::Condition;
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
 use crate::error::Failure;
@@ -68,6 +68,9 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
         expect(config.classify.is_some(), "curate", "curating needs labels: expected a table `[classify]`")?;
         check_curate(curate, expect)?;
     }
+    if let Some(rewrite) = &config.rewrite {
+        check_rewrite(rewrite, config.curate.as_ref(), expect)?;
+    }
     if let Some(prime) = &config.prime {
         check_prime(prime, expect)?;
         // What no puzzle can come of is said here and not after a search.
@@ -79,7 +82,67 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
             });
         }
     }
+    if let Some(pretrain) = &config.pretrain {
+        super::pretrain::check(pretrain, |stage, set| has_set(config, stage, set), expect)?;
+    }
     Ok(())
+}
+
+/// Whether a stage of the recipe writes a set of that name; none without the stage.
+fn has_set(config: &Config, stage: &str, set: &str) -> Option<bool> {
+    match stage {
+        "curate" => config.curate.as_ref().map(|curate| curate.corpus.contains_key(set)),
+        "prime" => {
+            config.prime.as_ref().map(|prime| prime.conditions.iter().any(|condition| condition.name() == set))
+        }
+        "rewrite" => config.rewrite.as_ref().map(|rewrite| rewrite.corpus.contains_key(set)),
+        _ => None,
+    }
+}
+
+fn check_rewrite(
+    rewrite: &Rewrite,
+    curate: Option<&Curate>,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    expect(curate.is_some(), "rewrite", "rewriting needs corpora: expected a table `[curate]`")?;
+    expect(
+        !rewrite.corpus.is_empty(),
+        "rewrite.corpus",
+        "expected at least one corpus, such as `rich = \"reasoning\"`",
+    )?;
+    for name in rewrite.corpus.keys() {
+        expect(
+            curate.is_some_and(|curate| curate.corpus.contains_key(name)),
+            &format!("rewrite.corpus.{name}"),
+            "expected the name of a corpus in `[curate.corpus]`",
+        )?;
+    }
+    expect(rewrite.lm.is_some(), "rewrite", "expected one writer: a table `[rewrite.lm]`")?;
+    if let Some(lm) = &rewrite.lm {
+        expect(
+            !lm.model.is_empty(),
+            "rewrite.lm.model",
+            "expected a folder, a `.gguf` file or `hf://OWNER/REPO@REVISION`",
+        )?;
+    }
+    expect(
+        (200..=10_000_000).contains(&rewrite.max_document_chars),
+        "rewrite.max-document-chars",
+        "expected a number from 200 to 10,000,000",
+    )?;
+    expect(
+        (16..=131_072).contains(&rewrite.max_reply_tokens),
+        "rewrite.max-reply-tokens",
+        "expected a number from 16 to 131,072",
+    )?;
+    expect((0.0..=2.0).contains(&rewrite.temperature), "rewrite.temperature", "expected a number from 0 to 2")?;
+    expect((1..=10).contains(&rewrite.attempts), "rewrite.attempts", "expected a number from 1 to 10")?;
+    expect(
+        (0.0..=1.0).contains(&rewrite.max_quarantined_share),
+        "rewrite.max-quarantined-share",
+        "expected a share from 0 to 1",
+    )
 }
 
 fn check_prime(prime: &Prime, expect: impl Fn(bool, &str, &str) -> Result<(), Failure>) -> Result<(), Failure> {

@@ -100,6 +100,28 @@ pub fn decisions<'a>(corpora: impl Iterator<Item = &'a str>) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
+/// `rewrite/<corpus>/{train,test}.parquet`: one row per rewritten document, ready to train on.
+pub fn rewritten() -> SchemaRef {
+    let text = ["query", "completion", "question", "thoughts", "answer"];
+    let mut fields: Vec<Field> = text.map(|name| Field::new(name, DataType::Utf8, false)).into();
+    fields.push(Field::new("reply_tokens", DataType::Int32, false));
+    fields
+        .extend(Behavior::ALL.map(|behavior| Field::new(format!("{}_count", behavior.name()), DataType::Int32, false)));
+    fields.extend([Field::new("url", DataType::Utf8, true), Field::new("id", DataType::Utf8, false)]);
+    Arc::new(Schema::new(fields))
+}
+
+/// `rewrite/<corpus>/quarantine.parquet`: one row per document that was not rewritten, with the reason and the last reply.
+pub fn rewrite_quarantine() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Utf8, false),
+        Field::new("split", dictionary(), false),
+        Field::new("split_row", DataType::Int64, false),
+        Field::new("reason", DataType::Utf8, false),
+        Field::new("reply", DataType::Utf8, true),
+    ]))
+}
+
 /// `prime/<condition>/*.parquet`: one row per priming trace.
 pub fn traces() -> SchemaRef {
     let mut fields = vec![
@@ -132,6 +154,21 @@ pub fn verl() -> SchemaRef {
         Field::new("ability", DataType::Utf8, false),
         Field::new("reward_model", DataType::Struct(reward_model.into()), false),
         Field::new("extra_info", DataType::Struct(extra_info.into()), false),
+    ]))
+}
+
+/// `pretrain/metrics.parquet`: one row per training step, and one per source for each look at held-out data.
+pub fn metrics() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("step", DataType::Int64, false),
+        // Null: a training step.
+        Field::new("held_out", DataType::Utf8, true),
+        Field::new("loss", DataType::Float64, false),
+        Field::new("learning_rate", DataType::Float64, true),
+        Field::new("gradient_norm", DataType::Float64, true),
+        Field::new("targets", DataType::Int64, false),
+        Field::new("tokens", DataType::Int64, false),
+        Field::new("epochs", DataType::Float64, false),
     ]))
 }
 

@@ -63,6 +63,10 @@ impl ChatTemplate {
         Ok(Some(Self { source, special }))
     }
 
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The text of a conversation, up to where the assistant begins to speak if `add_generation_prompt`.
     ///
     /// # Errors

@@ -85,6 +85,26 @@ impl TextTokenizer {
         self.markup.get_vocab_size(true)
     }
 
+    /// The id of a token by its name, control tokens included.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.markup.token_to_id(token)
+    }
+
+    /// The name of a token.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.markup.id_to_token(id)
+    }
+
+    /// The tokenizer as `tokenizer.json` holds it.
+    pub fn to_json(&self) -> anyhow::Result<String> {
+        self.markup.to_string(true).map_err(tokenizer_error)
+    }
+
+    /// The chat template's source.
+    pub fn chat_source(&self) -> Option<&str> {
+        self.chat.as_ref().map(ChatTemplate::source)
+    }
+
     pub fn chat(&self) -> Option<&ChatTemplate> {
         self.chat.as_ref()
     }

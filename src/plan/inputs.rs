@@ -249,6 +249,14 @@ pub(super) fn pin_resources(
             }
         }
     }
+    if let Some(rewrite) = &config.rewrite {
+        if let Some(lm) = &rewrite.lm {
+            pin("rewrite.lm.model", &lm.model, &|| pin_model(&lm.model, hub))?;
+        }
+        if let Some(prompts) = &rewrite.prompts {
+            pin("rewrite.prompts", prompts, &|| pin_path(prompts))?;
+        }
+    }
     if let Some(prime) = &config.prime {
         for (key, file) in [("query", &prime.query), ("tokenizer", &prime.tokenizer)] {
             if let Some(file) = file {
@@ -257,6 +265,23 @@ pub(super) fn pin_resources(
         }
         for (index, file) in prime.exclude.iter().enumerate() {
             pin(&format!("prime.exclude[{index}]"), file, &|| pin_path(file))?;
+        }
+    }
+    if let Some(pretrain) = &config.pretrain {
+        if let Some(from) = &pretrain.from {
+            pin("pretrain.from", from, &|| pin_model(from, hub))?;
+        }
+        if let Some(model) = pretrain.model.as_ref().filter(|model| !["bpe", "words"].contains(&model.tokenizer.as_str())) {
+            pin("pretrain.model.tokenizer", &model.tokenizer, &|| pin_path(&model.tokenizer))?;
+        }
+        for (name, data) in &pretrain.data {
+            let source = Some(&data.source).filter(|_| data.stage().is_none());
+            for (key, source) in [("source", source), ("held-out", data.held_out.as_ref())] {
+                if let Some(source) = source {
+                    let key = format!("pretrain.data.{name}.{key}");
+                    pin(&key, source, &|| pin_data(recipe, &key, source, hub))?;
+                }
+            }
         }
     }
     if let Some(curate) = &config.curate {
@@ -293,6 +318,20 @@ fn pin_path(path: &str) -> anyhow::Result<Vec<PinnedFile>> {
             Ok(PinnedFile { name, location: Location::Local(file), bytes, sha256 })
         })
         .collect()
+}
+
+/// The files of a source of training data.
+fn pin_data(recipe: &Recipe, key: &str, source: &str, hub: &Hub) -> anyhow::Result<Vec<PinnedFile>> {
+    let pin = |(name, location): (String, Location)| {
+        format_of(&name)?;
+        let (bytes, sha256) = match &location {
+            Location::Local(path) => hash_file(path)?,
+            Location::Remote(file) => (file.size, file.sha256.clone().unwrap_or_else(|| file.etag.clone())),
+            Location::Sample => (sample::DOCUMENTS.len() as u64, sample::sha256()),
+        };
+        Ok(PinnedFile { name, location, bytes, sha256 })
+    };
+    list(recipe, key, source, hub)?.into_iter().map(pin).collect()
 }
 
 /// What a judge needs of a model repository; weights in other formats stay where they are.

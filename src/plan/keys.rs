@@ -77,10 +77,21 @@ pub(super) fn stage_key(
             )
         }
         Work::Curate(curate) => (canonical(curate), seed),
+        Work::Rewrite(rewrite) => {
+            let model = rewrite.lm.as_ref().map(|lm| pinned(&Some(lm.model.clone())));
+            let prompts = rewrite.corpus.values().map(|&style| crate::stages::rewrite::embedded_prompt(style));
+            (json!([canonical(rewrite), model, pinned(&rewrite.prompts), prompts.collect::<Vec<_>>()]), seed)
+        }
         Work::Prime(prime) => {
             let files = [&prime.query, &prime.tokenizer].map(pinned);
             let excluded: Vec<_> = prime.exclude.iter().map(|file| pinned(&Some(file.clone()))).collect();
             (json!([crate::stages::prime::FORMAT, canonical(prime), files, excluded, limit]), seed)
+        }
+        Work::Pretrain(pretrain) => {
+            let model = [pretrain.from.as_ref(), pretrain.model.as_ref().map(|model| &model.tokenizer)];
+            let data = pretrain.data.values().flat_map(|data| [Some(&data.source), data.held_out.as_ref()]);
+            let files: Vec<_> = model.into_iter().chain(data).map(|name| pinned(&name.cloned())).collect();
+            (json!([crate::stages::pretrain::FORMAT, canonical(pretrain), files, limit]), seed)
         }
         Work::Report(report) => (canonical(report), seed),
     };

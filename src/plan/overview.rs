@@ -4,6 +4,7 @@ use super::{Plan, Work};
 use crate::config::ByteSize;
 use crate::run::dir::RunDir;
 use crate::run::manifest::{Counts, Manifest};
+use crate::stages::pretrain::estimate::TrainingEstimate;
 use indicatif::HumanCount;
 use serde::Serialize;
 
@@ -67,6 +68,9 @@ pub struct StageOverview {
     pub counts: Counts,
     /// Tokens that a language model has to read for the units that are not done; an estimate.
     pub tokens_to_judge: Option<u64>,
+    /// What training will take, for a stage that trains and is not done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingEstimate>,
     /// Units that are not done.
     pub missing: Vec<String>,
 }
@@ -91,6 +95,7 @@ impl Overview {
                 stale: 0,
                 counts: Counts::default(),
                 tokens_to_judge: None,
+                training: None,
                 missing: Vec::new(),
             };
             for unit in stage.unit_ids(plan) {
@@ -105,6 +110,9 @@ impl Overview {
                     None => {}
                 }
                 overview.missing.push(unit.to_owned());
+            }
+            if let (Work::Pretrain(pretrain), false) = (&stage.work, overview.complete()) {
+                overview.training = Some(TrainingEstimate::new(plan, stage, pretrain));
             }
             if matches!(&stage.work, Work::Classify(classify) if classify.lm.is_some()) {
                 let left = overview.missing.len() as f64 / overview.units.max(1) as f64;
@@ -169,12 +177,24 @@ impl Overview {
                 .tokens_to_judge
                 .filter(|&tokens| tokens > 0)
                 .map_or(String::new(), |tokens| format!(", about {} tokens to judge", HumanCount(tokens)));
+            let tokens = tokens + &stage.training.as_ref().map_or(String::new(), training_text);
             let arms = if stage.arms.is_empty() { String::new() } else { format!(" (arms {})", stage.arms.join(", ")) };
             lines.push(format!("{:8} {state}{stale}{tokens}{arms}", stage.stage));
         }
         lines.push(format!("disk     at most about {} more", ByteSize(self.disk_bytes)));
         lines.join("\n") + "\n"
     }
+}
+
+fn training_text(training: &TrainingEstimate) -> String {
+    let count = |number: u64| HumanCount(number).to_string();
+    let parts = [
+        training.parameters.map(|parameters| format!("{} parameters", count(parameters))),
+        training.tokens.map(|tokens| format!("about {} tokens", count(tokens))),
+        training.steps.map(|steps| format!("about {} steps", count(steps))),
+        training.memory_bytes.map(|bytes| format!("{} of memory", ByteSize(bytes))),
+    ];
+    parts.into_iter().flatten().map(|part| format!(", {part}")).collect()
 }
 
 fn input_overview(input: &super::Input) -> InputOverview {
@@ -235,7 +255,8 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
                 .0
             }
             Work::Prime(prime) => crate::stages::prime::traces(prime, plan.limit) * TRACE_BYTES,
-            Work::Curate(_) | Work::Report(_) => 0,
+            Work::Pretrain(pretrain) => TrainingEstimate::new(plan, stage, pretrain).disk_bytes(pretrain),
+            Work::Curate(_) | Work::Rewrite(_) | Work::Report(_) => 0,
         };
     }
     total

@@ -206,6 +206,60 @@ pub fn histograms(name: &str, title: &str, axis: &str, bins: &[String], series: 
     chart(name, title, words, y + 22.0, body)
 }
 
+/// A line through points.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    pub label: String,
+    pub dashed: bool,
+    /// By ascending x, which is not negative.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Curves on one scale, each labelled where it ends with its last value. Points that are no numbers are left out.
+pub fn curves(name: &str, title: &str, x_axis: &str, y_axis: &str, curves: &[Curve]) -> Chart {
+    const HEIGHT: f64 = 150.0;
+    const LEFT: f64 = 34.0;
+    let finite = |curve: &Curve| -> Vec<(f64, f64)> {
+        curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
+    };
+    let all: Vec<(f64, f64)> = curves.iter().flat_map(finite).collect();
+    let widest = all.iter().map(|point| point.0).fold(1e-9, f64::max);
+    let (low, high) = all.iter().fold((f64::MAX, f64::MIN), |(low, high), point| (low.min(point.1), high.max(point.1)));
+    let (low, high) = if all.is_empty() { (0.0, 1.0) } else { (low, high.max(low + 1e-6)) };
+    let x_of = |x: f64| LEFT + x / widest * (WIDTH - LEFT - 4.0);
+    let y_of = |y: f64| 16.0 + (high - y) / (high - low) * HEIGHT;
+    let (mut body, mut words) = (String::new(), Vec::new());
+    text(&mut body, 0.0, 10.0, "soft small", y_axis);
+    for value in [high, low] {
+        text(&mut body, LEFT - 5.0, y_of(value) + 3.0, "soft small end", &format!("{value:.2}"));
+    }
+    let base = 16.0 + HEIGHT;
+    let _ = write!(body, "<path class=\"line\" d=\"M{LEFT} 16V{base}H{WIDTH}\"/>");
+    text(&mut body, LEFT, base + 12.0, "soft small", "0");
+    text(&mut body, WIDTH, base + 12.0, "soft small end", &format!("{} {x_axis}", compact(widest as u64)));
+    let mut legend = base + 28.0;
+    for (index, curve) in curves.iter().enumerate() {
+        let points = finite(curve);
+        let path: Vec<String> = points.iter().map(|&(x, y)| format!("{:.1} {:.1}", x_of(x), y_of(y))).collect();
+        // Told apart by hue and by dashes, and named below in the same order as in words.
+        let look = format!("stroke=\"{}\"{}", HUES[index / 2 % HUES.len()], if curve.dashed { " stroke-dasharray=\"4 3\"" } else { "" });
+        if !path.is_empty() {
+            let _ = write!(body, "<path fill=\"none\" stroke-width=\"1.5\" {look} d=\"M{}\"/>", path.join("L"));
+        }
+        let last = points.last().map_or("–".to_owned(), |point| format!("{:.3}", point.1));
+        let first = points.first().map_or("–".to_owned(), |point| format!("{:.3}", point.1));
+        let _ = write!(body, "<path fill=\"none\" stroke-width=\"1.5\" {look} d=\"M{LEFT} {:.1}h22\"/>", legend - 4.0);
+        text(&mut body, LEFT + 28.0, legend, "", &shortened(&curve.label, 34));
+        text(&mut body, WIDTH, legend, "end", &format!("{first} → {last}"));
+        words.push(format!("{}: from {first} to {last}", curve.label));
+        legend += 15.0;
+    }
+    chart(name, title, words, legend, body)
+}
+
+/// Hues of curves, of middling lightness: they show on light and on dark paper.
+const HUES: [&str; 6] = ["#3f77b5", "#c0632c", "#3d8f5a", "#9a5fb0", "#a88a1f", "#5f7480"];
+
 fn chart(name: &str, title: &str, words: Vec<String>, height: f64, body: String) -> Chart {
     Chart { name: name.to_owned(), title: title.to_owned(), description: words.join("; "), height, body }
 }
@@ -275,6 +329,8 @@ mod tests {
         for chart in [
             bars("a", "t", &[]),
             bars("a", "t", &[Group { label: String::new(), bars: vec![bar("x", 0.0), bar("y", 7.0)] }]),
+            curves("e", "t", "tokens", "loss", &[]),
+            curves("e", "t", "tokens", "loss", &[Curve { label: "a".into(), dashed: true, points: vec![(0.0, f64::NAN), (1.0, 2.0)] }]),
             matrix("b", "t", &[], &[]),
             histograms("c", "t", "tokens", &[], &[]),
             histograms(

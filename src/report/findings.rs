@@ -3,6 +3,7 @@
 //! Everything here derives from committed files and from the plan, so that equal runs give equal findings. Samples come
 //! from the corpora; a run without corpora shows documents of local shards.
 
+use super::training::{TrainedFindings, trained};
 use super::labeled::{LabeledRows, label_columns, numbers};
 use super::samples::{Candidate, Picker, Quoter, Sample, SampleGroup, excerpt};
 use super::source;
@@ -30,6 +31,8 @@ pub struct Findings {
     pub judged: Vec<JudgedFindings>,
     /// One per stage that writes corpora, in the order of [`super::summary::RunSummary::curated`].
     pub curated: Vec<CuratedFindings>,
+    /// One per stage that trained to its end.
+    pub trained: Vec<TrainedFindings>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -71,7 +74,7 @@ pub struct LengthBin {
 
 impl Findings {
     pub fn new(plan: &Plan, dir: &RunDir) -> anyhow::Result<Self> {
-        let mut findings = Self { judged: Vec::new(), curated: Vec::new() };
+        let mut findings = Self { judged: Vec::new(), curated: Vec::new(), trained: Vec::new() };
         for (index, stage) in plan.stages.iter().enumerate() {
             let sampled_elsewhere = || {
                 let mut others = plan.stages.iter();
@@ -80,7 +83,8 @@ impl Findings {
             match &stage.work {
                 Work::Classify(_) => findings.judged.push(judged(plan, stage, dir, !sampled_elsewhere())?),
                 Work::Curate(_) => findings.curated.push(curated(stage, &manifests(plan, stage, dir)?, dir)?),
-                Work::Sketch(_) | Work::Prime(_) | Work::Report(_) => {}
+                Work::Pretrain(_) => findings.trained.extend(trained(plan, stage, dir)?),
+                Work::Sketch(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Report(_) => {}
             }
         }
         Ok(findings)

@@ -10,3 +10,4 @@ mod pictures;
 pub mod samples;
 pub mod source;
 pub mod summary;
+pub mod training;

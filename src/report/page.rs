@@ -8,6 +8,7 @@ use super::findings::Findings;
 use super::pictures::{CuratedView, JudgedView, RunView, by_behavior, percent};
 use super::samples::SampleGroup;
 use super::summary::RunSummary;
+use super::training::{self, TrainedFindings};
 use crate::behavior::Behavior;
 use crate::plan::Plan;
 use crate::run::dir::RunDir;
@@ -99,6 +100,13 @@ impl Report {
             curated: curated
                 .map(|(made, more)| CuratedView::new(made, more, &|picture| name(&made.stage, picture)))
                 .collect(),
+            trained: (run.findings.trained.iter())
+                .map(|one| {
+                    let title = "Training and held-out loss, in nats per token";
+                    let chart = training::chart(&name(&one.stage, "losses"), title, &[(String::new(), one)]);
+                    (one, chart)
+                })
+                .collect(),
         }
     }
 
@@ -130,7 +138,17 @@ impl Report {
             let title = "Share of each corpus's documents that show a behavior";
             comparison.push(by_behavior("compared-corpora", title, curated));
         }
+        comparison.extend(self.training(views));
         comparison
+    }
+
+    /// The losses of all training stages in one picture.
+    fn training(&self, views: &[RunView]) -> Option<Chart> {
+        let stages: Vec<(String, &TrainedFindings)> = (views.iter())
+            .flat_map(|view| view.run.findings.trained.iter().map(move |one| (self.variant(view, &one.arms), one)))
+            .collect();
+        let title = "Training and held-out loss of each model, in nats per token";
+        (stages.len() > 1).then(|| training::chart("compared-losses", title, &stages))
     }
 
     /// What a stage's arms, and its run if there are several, are called.
@@ -184,6 +202,13 @@ impl Report {
                     lengths => inline(&one.lengths),
                 }
             });
+            let trained = view.trained.iter().map(|(one, chart)| {
+                context! {
+                    variant => self.variant(view, &one.arms),
+                    found => Serde(*one),
+                    losses => inline(chart),
+                }
+            });
             context! {
                 label => view.label.clone(),
                 folder => view.run.folder.clone(),
@@ -191,6 +216,7 @@ impl Report {
                 complete => view.run.summary.complete(),
                 judged => judged.collect::<Vec<_>>(),
                 curated => curated.collect::<Vec<_>>(),
+                trained => trained.collect::<Vec<_>>(),
                 rows => Serde(accounts(&view.run.summary)),
             }
         });

@@ -3,6 +3,7 @@
 use super::charts::{self, Bar, Cell, Chart, Group, Series};
 use super::findings::{CuratedFindings, INSTANCE_BINS, JudgedFindings};
 use super::page::ReportedRun;
+use super::training::TrainedFindings;
 use super::summary::{Curated, Judged};
 use crate::behavior::Behavior;
 use indicatif::HumanCount;
@@ -23,12 +24,14 @@ pub(super) struct RunView<'r> {
     pub(super) label: String,
     pub(super) judged: Vec<JudgedView<'r>>,
     pub(super) curated: Vec<CuratedView<'r>>,
+    pub(super) trained: Vec<(&'r TrainedFindings, Chart)>,
 }
 
 impl RunView<'_> {
     pub(super) fn charts(&self) -> impl Iterator<Item = &Chart> {
         let judged = self.judged.iter().flat_map(|one| [&one.rates, &one.together, &one.instances]);
-        judged.chain(self.curated.iter().flat_map(|one| [&one.shares, &one.lengths]))
+        let curated = self.curated.iter().flat_map(|one| [&one.shares, &one.lengths]);
+        judged.chain(curated).chain(self.trained.iter().map(|(_, chart)| chart))
     }
 }
 

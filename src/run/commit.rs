@@ -89,6 +89,31 @@ pub fn create_folder(folder: &Path) -> Result<()> {
     }
 }
 
+/// Makes a folder of committed files visible under its final name, which must not exist. Both lie in one folder.
+pub fn commit_folder(temporary: &Path, path: &Path) -> Result<()> {
+    sync_folder(temporary)?;
+    kill_point("before rename");
+    rename(temporary, path)?;
+    kill_point("after rename");
+    sync_folder(folder_of(path))?;
+    kill_point("after commit");
+    Ok(())
+}
+
+/// Gives a committed file a second name, as a link where the file system has them, else as a copy.
+pub fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
+    create_folder(folder_of(to))?;
+    remove(to)?;
+    if std::fs::hard_link(from, to).is_ok() {
+        return sync_folder(folder_of(to));
+    }
+    let mut source = File::open(from).map_err(|error| write_failure(to, &error))?;
+    let mut staged = StagedFile::create(to)?;
+    io::copy(&mut source, &mut staged).map_err(|error| write_failure(to, &error))?;
+    staged.commit(|_| Ok(()))?;
+    Ok(())
+}
+
 /// Removes a file durably, if it is there.
 pub fn remove(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {

@@ -10,6 +10,8 @@
 //!   sketch/<unit>.parquet              sizes and MinHash keys
 //!   curate/<corpus>/train-00000-of-000NN.parquet, test-…, README.md
 //!   prime/<condition>/{train,test}.parquet, prime/verl/…, fairness.json, README.md
+//!   tokens/<hash>.tokens                training data as tokens, shared by arms
+//!   pretrain/model/                    the trained model; checkpoints/, metrics.jsonl, metrics.parquet, samples.jsonl, README.md
 //!   arms/<arm>/…                       the same for stages that an arm changes
 //! ```
 
@@ -26,8 +28,21 @@ pub struct RunDir {
 }
 
 /// What runs put into their folder. The plan is last: as long as it is there, the folder is known as a run's.
-const OURS: [&str; 10] =
-    ["manifests", "arms", "classify", "sketch", "curate", "prime", "report", "fetch", "events.jsonl", "plan.json"];
+const OURS: [&str; 13] = [
+    "manifests",
+    "arms",
+    "classify",
+    "sketch",
+    "curate",
+    "rewrite",
+    "prime",
+    "pretrain",
+    "tokens",
+    "report",
+    "fetch",
+    "events.jsonl",
+    "plan.json",
+];
 
 const LOCK: &str = "run.lock";
 

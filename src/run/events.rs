@@ -43,6 +43,24 @@ pub struct Progress {
     /// Documents of this stage that show each behavior, in the order of [`Behavior::ALL`]; all zero for other stages.
     pub shown: [u64; 4],
     pub quarantined: u64,
+    /// How far training is, for the stage that trains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingProgress>,
+}
+
+/// How far training is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TrainingProgress {
+    /// Optimizer steps done, and in all.
+    pub step: u64,
+    pub steps: u64,
+    /// The last step's mean loss, in nats per token.
+    pub loss: f64,
+    /// Tokens trained on, and in all.
+    pub tokens: u64,
+    pub tokens_total: u64,
+    /// Tokens that this process trained on.
+    pub tokens_here: u64,
 }
 
 impl Progress {
@@ -53,11 +71,16 @@ impl Progress {
 
     /// Tokens per second of this process.
     pub fn tokens_per_second(&self) -> f64 {
-        self.tokens_here as f64 / self.seconds.max(1e-9)
+        let here = self.training.as_ref().map_or(self.tokens_here, |training| training.tokens_here);
+        here as f64 / self.seconds.max(1e-9)
     }
 
     /// The time left at the rate so far.
     pub fn eta(&self) -> Option<Duration> {
+        if let Some(training) = &self.training {
+            let left = training.tokens_total.saturating_sub(training.tokens) as f64 / self.tokens_per_second();
+            return (training.tokens_here > 0).then(|| Duration::try_from_secs_f64(left).unwrap_or_default());
+        }
         let left = self.documents_total?.saturating_sub(self.documents);
         (self.documents_here > 0).then(|| Duration::from_secs_f64(left as f64 / self.documents_per_second()))
     }

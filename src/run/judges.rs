@@ -73,7 +73,7 @@ fn read_prompts(spec: &mut LmJudgeSpec, folder: &Path) -> anyhow::Result<()> {
 }
 
 /// The model on this disk; fetched from the hub first if that is where it is.
-fn model_path(model: &str, plan: &Plan, hub: &Hub) -> anyhow::Result<PathBuf> {
+pub fn model_path(model: &str, plan: &Plan, hub: &Hub) -> anyhow::Result<PathBuf> {
     if !model.starts_with("hf://") {
         return Ok(model.into());
     }

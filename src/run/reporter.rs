@@ -112,7 +112,11 @@ impl View {
                     bar.enable_steady_tick(Duration::from_millis(250));
                 }
                 Event::Progress { progress, .. } => {
-                    bar.set_position(progress.documents);
+                    if let Some(training) = progress.training.as_ref().filter(|one| bar.length() != Some(one.steps)) {
+                        bar.set_style(style(true));
+                        bar.set_length(training.steps);
+                    }
+                    bar.set_position(progress.training.as_ref().map_or(progress.documents, |training| training.step));
                     bar.set_message(format!("{}{fetching}", rates_text(progress)));
                 }
                 Event::Fetching { shard, bytes, total_bytes } => {
@@ -178,10 +182,18 @@ fn seconds_text(seconds: f64) -> String {
 fn progress_text(progress: &Progress) -> String {
     let total = progress.documents_total.map_or(String::new(), |total| format!(" of {}", HumanCount(total)));
     let eta = progress.eta().map_or(String::new(), |eta| format!(", about {} left", HumanDuration(eta)));
+    if let Some(training) = &progress.training {
+        let (step, steps) = (HumanCount(training.step), HumanCount(training.steps));
+        return format!("step {step} of {steps}, {}{eta}", rates_text(progress));
+    }
     format!("{}{total} documents, {}{eta}", HumanCount(progress.documents), rates_text(progress))
 }
 
 fn rates_text(progress: &Progress) -> String {
+    if let Some(training) = &progress.training {
+        let tokens = HumanCount(progress.tokens_per_second() as u64);
+        return format!("loss {:.4}, {tokens} tokens/s", training.loss);
+    }
     if progress.documents_here == 0 {
         return "starting".into();
     }

@@ -3,8 +3,6 @@
 //! Labels are journaled batch by batch as they are made. After a kill the unit goes on behind the last whole batch, with
 //! the same batches as an undisturbed run, so that the sidecar's bytes are the same.
 
-mod journal;
-
 use crate::behavior::Behavior;
 use crate::behavior::judge::{Judge, JudgeIdentity, Labels};
 use crate::data::document::{DocumentBatch, Wanted, document_id};
@@ -12,13 +10,34 @@ use crate::data::parquet_sink::{ParquetSink, Profile};
 use crate::data::schema;
 use crate::data::shard::ShardReader;
 use crate::plan::Stage;
+use crate::run::journal::Journal;
 use crate::run::manifest::{Counts, LabelStatistics};
 use crate::run::work::{UnitWork, Verdict, WorkContext};
 use crate::stages::documents::{read_ahead, unit_batches};
 use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int32Type;
-use journal::{Entry, Journal};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+
+/// What became of one document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    row: u64,
+    /// Unicode scalar values of its text.
+    chars: u64,
+    /// The labels, or why there are none.
+    outcome: Result<Labels, String>,
+}
+
+impl Entry {
+    fn judged(row: u64, chars: u64, labels: Labels) -> Self {
+        Self { row, chars, outcome: Ok(labels) }
+    }
+
+    fn quarantined(row: u64, chars: u64, reason: String) -> Self {
+        Self { row, chars, outcome: Err(reason) }
+    }
+}
 
 /// Judges one unit and commits its labels.
 pub fn run_unit(cx: &WorkContext, reader: &ShardReader, judge: &mut dyn Judge) -> anyhow::Result<Verdict> {
@@ -26,7 +45,7 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, judge: &mut dyn Judge) -
     let batch_rows = judge.batch_size().max(1);
     let journal_path = cx.dir.path(journal_of(cx.stage, &cx.unit.id));
     let header = format!("{} {} {batch_rows} {}", cx.stage.key, cx.unit.id, serde_json::to_string(&identity)?);
-    let (mut journal, mut entries, batches_done) = Journal::open(&journal_path, &header)?;
+    let (mut journal, mut entries, batches_done) = Journal::open::<Entry>(&journal_path, &header)?;
     cx.progress.replay_labels(outcomes(&entries));
 
     let finished = read_ahead(unit_batches(reader, cx.unit, Wanted::ALL, batch_rows).skip(batches_done), |batch| {

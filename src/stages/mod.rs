@@ -3,6 +3,8 @@
 pub mod classify;
 pub mod curate;
 pub mod documents;
+pub mod pretrain;
 pub mod prime;
 pub mod report;
+pub mod rewrite;
 pub mod sketch;

@@ -1,39 +1,19 @@
-//! The journal of a unit in hand: one line per judged batch, appended as it is made, replayed after a kill.
+//! The journal of a unit in hand: one line per batch of costly results, appended as it is made, replayed after a kill.
 //!
 //! A line is a checksum and a JSON array. A torn or damaged line ends the replay: it and what follows are made again.
 
-use crate::behavior::judge::Labels;
+use super::commit;
 use crate::error::{Exit, Failure};
-use crate::run::commit;
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// At most this much judging is lost when the machine, not only the process, dies.
+/// At most this much work is lost when the machine, not only the process, dies.
 const SYNC_INTERVAL: Duration = Duration::from_secs(2);
-
-/// What became of one document.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
-    pub row: u64,
-    /// Unicode scalar values of its text.
-    pub chars: u64,
-    /// The labels, or why there are none.
-    pub outcome: Result<Labels, String>,
-}
-
-impl Entry {
-    pub fn judged(row: u64, chars: u64, labels: Labels) -> Self {
-        Self { row, chars, outcome: Ok(labels) }
-    }
-
-    pub fn quarantined(row: u64, chars: u64, reason: String) -> Self {
-        Self { row, chars, outcome: Err(reason) }
-    }
-}
 
 /// An open journal.
 pub struct Journal {
@@ -43,9 +23,9 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens a unit's journal and replays its whole batches: their entries and how many there were. A journal whose
-    /// header differs was made by another judge or recipe, and starts anew.
-    pub fn open(path: &Path, header: &str) -> anyhow::Result<(Self, Vec<Entry>, usize)> {
+    /// Opens a unit's journal and replays its whole batches: their entries and how many batches there were. A journal whose
+    /// header differs was made by another judge, model or recipe, and starts anew.
+    pub fn open<E: DeserializeOwned>(path: &Path, header: &str) -> anyhow::Result<(Self, Vec<E>, usize)> {
         if let Some(folder) = path.parent() {
             commit::create_folder(folder)?;
         }
@@ -76,7 +56,7 @@ impl Journal {
     }
 
     /// Appends a batch's entries as one line.
-    pub fn append(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+    pub fn append<E: Serialize>(&mut self, entries: &[E]) -> anyhow::Result<()> {
         self.write(&line(&serde_json::to_string(entries)?))?;
         commit::kill_point("journal: batch appended");
         if self.synced.elapsed() >= SYNC_INTERVAL {
@@ -104,7 +84,7 @@ fn checksum(payload: &str) -> String {
 }
 
 /// The entries of the whole batches, their number, and how many bytes they take with the header.
-fn replay(bytes: &[u8], header: &str) -> (Vec<Entry>, usize, usize) {
+fn replay<E: DeserializeOwned>(bytes: &[u8], header: &str) -> (Vec<E>, usize, usize) {
     let mut payloads = bytes.split_inclusive(|&byte| byte == b'\n').map_while(|line| {
         let text = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
         let (sum, payload) = text.split_once(' ')?;
@@ -116,7 +96,7 @@ fn replay(bytes: &[u8], header: &str) -> (Vec<Entry>, usize, usize) {
     let mut entries = Vec::new();
     let mut batches = 0;
     for (payload, bytes) in payloads {
-        let Ok(batch) = serde_json::from_str::<Vec<Entry>>(payload) else { break };
+        let Ok(batch) = serde_json::from_str::<Vec<E>>(payload) else { break };
         entries.extend(batch);
         batches += 1;
         valid += bytes;
@@ -127,23 +107,18 @@ fn replay(bytes: &[u8], header: &str) -> (Vec<Entry>, usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::behavior::judge::Mark;
+
+    type Entry = (u64, Result<f32, String>);
 
     fn batch(row: u64) -> Vec<Entry> {
-        let labels = Labels {
-            marks: [Mark { score: 0.1 + row as f32 / 3.0, count: 2 }; 4],
-            chars_read: 5,
-            tokens_read: 0,
-            windows: 1,
-        };
-        vec![Entry::judged(row, 5, labels), Entry::quarantined(row + 1, 0, "text is null".into())]
+        vec![(row, Ok(0.1 + row as f32 / 3.0)), (row + 1, Err("text is null".into()))]
     }
 
     #[test]
     fn a_torn_tail_is_forgotten_and_written_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal/u.jsonl");
-        let (mut journal, entries, batches) = Journal::open(&path, "header").unwrap();
+        let (mut journal, entries, batches) = Journal::open::<Entry>(&path, "header").unwrap();
         assert_eq!((entries.len(), batches), (0, 0));
         journal.append(&batch(0)).unwrap();
         journal.append(&batch(2)).unwrap();
@@ -152,9 +127,8 @@ mod tests {
         let first_two: usize = whole.split_inclusive(|&byte| byte == b'\n').take(2).map(<[u8]>::len).sum();
 
         for cut in first_two..whole.len() {
-            File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
-            File::options().write(true).open(&path).unwrap().write_all(&whole[..cut]).unwrap();
-            let (mut journal, entries, batches) = Journal::open(&path, "header").unwrap();
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (mut journal, entries, batches) = Journal::open::<Entry>(&path, "header").unwrap();
             assert_eq!((entries, batches), (batch(0), 1), "cut at {cut}");
             journal.append(&batch(2)).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), whole, "cut at {cut}");
@@ -165,8 +139,8 @@ mod tests {
     fn another_header_starts_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("u.jsonl");
-        Journal::open(&path, "one judge").unwrap().0.append(&batch(0)).unwrap();
-        assert_eq!(Journal::open(&path, "another judge").unwrap().2, 0);
-        assert_eq!(Journal::open(&path, "another judge").unwrap().1, vec![]);
+        Journal::open::<Entry>(&path, "one judge").unwrap().0.append(&batch(0)).unwrap();
+        assert_eq!(Journal::open::<Entry>(&path, "another judge").unwrap().2, 0);
+        assert_eq!(Journal::open::<Entry>(&path, "another judge").unwrap().1, vec![]);
     }
 }

@@ -1,0 +1,127 @@
+//! What training will take, as far as it can be told before it begins.
+
+use super::model::new_config;
+use crate::config::{BatchSize, Pretrain, TrainingData, TrainingPrecision};
+use crate::data::parquet_table::ParquetTable;
+use crate::lm::{Checkpoint, ModelConfig, Precision};
+use crate::plan::{Location, Plan, Stage, Work};
+use crate::train::memory::{MemoryEstimate, parameter_count};
+use crate::train::model::TrainOptions;
+use crate::train::vocabulary::Vocabulary;
+use serde::Serialize;
+use std::path::Path;
+
+/// Bytes of text per token of a tokenizer made for it, about.
+const BYTES_PER_TOKEN: f64 = 3.3;
+
+/// Tokens of a priming trace with its query, about.
+const TRACE_TOKENS: u64 = 350;
+
+/// Training in numbers; what is unknown before the data are there is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct TrainingEstimate {
+    pub parameters: Option<u64>,
+    /// Tokens to train on, all epochs together.
+    pub tokens: Option<u64>,
+    pub steps: Option<u64>,
+    /// Bytes of memory that it will take.
+    pub memory_bytes: Option<u64>,
+}
+
+impl TrainingEstimate {
+    pub fn new(plan: &Plan, stage: &Stage, pretrain: &Pretrain) -> Self {
+        let config = config(pretrain);
+        let per_epoch: Option<Vec<(u64, u64)>> = pretrain.data.values().map(|data| size(plan, stage, data)).collect();
+        let sum = |of: fn(&(u64, u64)) -> u64| per_epoch.as_ref().map(|sizes| sizes.iter().map(of).sum::<u64>());
+        let epochs = pretrain.epochs.unwrap_or(1);
+        let tokens = pretrain.tokens.or_else(|| Some(sum(|size| size.1)? * epochs));
+        let steps = match pretrain.batch.sequences {
+            None => tokens.map(|tokens| {
+                let each = pretrain.batch.tokens.unwrap_or(BatchSize::DEFAULT_TOKENS.max(pretrain.context));
+                tokens.div_ceil(each as u64)
+            }),
+            Some(sequences) => {
+                let all = match pretrain.tokens {
+                    None => sum(|size| size.0).map(|documents| documents * epochs),
+                    Some(tokens) => sum(|size| size.0).zip(sum(|size| size.1)).map(|(documents, all)| {
+                        (tokens as f64 * documents as f64 / all.max(1) as f64).ceil() as u64
+                    }),
+                };
+                all.map(|documents| documents.div_ceil(sequences as u64))
+            }
+        };
+        let options = TrainOptions {
+            precision: if pretrain.precision == TrainingPrecision::F32 { Precision::F32 } else { Precision::Bf16 },
+            recompute: pretrain.recompute,
+            z_loss: 0.0,
+        };
+        let micro_tokens = pretrain.batch.micro_tokens(pretrain.context);
+        Self {
+            parameters: config.as_ref().map(parameter_count),
+            tokens,
+            steps,
+            memory_bytes: config.map(|config| MemoryEstimate::new(&config, options, micro_tokens).total()),
+        }
+    }
+
+    /// Bytes on disk: checkpoints with their moments, one more while it is written, and the model; tokens.
+    pub fn disk_bytes(&self, pretrain: &Pretrain) -> u64 {
+        let kept = pretrain.checkpoint.keep_last as u64 + u64::from(pretrain.checkpoint.keep_best) + 1;
+        self.parameters.unwrap_or(0) * 12 * kept + self.tokens.unwrap_or(0) * 4
+    }
+}
+
+/// The model's sizes; those of one on the hub are not known before it is fetched.
+fn config(pretrain: &Pretrain) -> Option<ModelConfig> {
+    if let Some(from) = &pretrain.from {
+        return Checkpoint::open(Path::new(from)).ok().map(|checkpoint| checkpoint.config().clone());
+    }
+    let model = pretrain.model.as_ref()?;
+    let vocabulary = match model.tokenizer.as_str() {
+        "bpe" | "words" => model.vocabulary,
+        path => Vocabulary::of_file(Path::new(path)).ok()?.tokenizer().vocab_size(),
+    };
+    new_config(model, pretrain.context, vocabulary, Vec::new()).ok()
+}
+
+/// Documents and tokens of one source.
+fn size(plan: &Plan, stage: &Stage, data: &TrainingData) -> Option<(u64, u64)> {
+    let (documents, tokens) = match data.stage() {
+        Some((name, set)) => {
+            let upstream = stage.reads.iter().filter_map(|&index| plan.stages.get(index));
+            match &upstream.into_iter().find(|stage| stage.work.name() == name)?.work {
+                Work::Prime(prime) => {
+                    let traces = plan.limit.map_or(prime.train, |limit| prime.train.min(limit));
+                    (traces, traces * TRACE_TOKENS)
+                }
+                Work::Curate(curate) => {
+                    let corpus = curate.corpus.get(set)?;
+                    let partner = corpus.matched.as_ref().and_then(|name| curate.corpus.get(name));
+                    let tokens = corpus.tokens.or(partner.and_then(|partner| partner.tokens))?;
+                    (tokens / 1000, tokens)
+                }
+                _ => return None,
+            }
+        }
+        None => plan.resources.get(&data.source)?.files.iter().try_fold((0, 0), |(documents, tokens), file| {
+            let bytes = match &file.location {
+                Location::Local(path) if file.name.ends_with(".parquet") => {
+                    let table = ParquetTable::open(path).ok()?;
+                    let texts = [&data.text, &data.query, &data.completion];
+                    let footer = table.footer();
+                    let columns = footer.columns.iter().filter(|column| texts.contains(&&column.name));
+                    return Some((
+                        documents + table.rows(),
+                        tokens + (columns.map(|column| column.bytes_uncompressed).sum::<u64>() as f64 / BYTES_PER_TOKEN) as u64,
+                    ));
+                }
+                _ if file.name.ends_with(".gz") || file.name.ends_with(".zst") || file.name.ends_with(".parquet") => 3 * file.bytes,
+                _ => file.bytes,
+            };
+            let more = (bytes as f64 / BYTES_PER_TOKEN) as u64;
+            Some((documents + more / 1000, tokens + more))
+        })?,
+    };
+    let part = data.tokens.map_or(1.0, |most| (most as f64 / tokens.max(1) as f64).min(1.0));
+    Some(((documents as f64 * part) as u64, (tokens as f64 * part) as u64))
+}

@@ -1,0 +1,34 @@
+//! Training the decoder: its backward, the optimizer and the schedule; the data, the loop and its checkpoints.
+//!
+//! The numerics are pure: they know no files, clock, network or recipe. One [`TrainBatch`] goes through
+//! [`TrainModel`], which adds to gradients; [`AdamW`] turns gradients into new parameters at the rate that a
+//! [`Schedule`] gives. Equal inputs give equal bits, whatever the number of threads.
+//!
+//! Around them, [`documents`] become a [`token_file`], a [`source`] and a [`mixture`] put its pieces into an order that is a few
+//! integers, the [`trainer`] goes through it, and a [`checkpoint`] is all that it needs to go on.
+
+pub mod adamw;
+pub mod batch;
+pub mod checkpoint;
+pub mod documents;
+mod exact;
+pub mod memory;
+pub mod metrics;
+pub mod mixture;
+pub mod model;
+pub mod model_files;
+pub mod objective;
+pub mod permutation;
+pub mod schedule;
+pub mod source;
+pub mod token_file;
+pub mod trainer;
+pub mod vocabulary;
+mod weights_file;
+mod writing;
+
+pub use adamw::AdamW;
+pub use batch::TrainBatch;
+pub use model::{LossSum, TrainModel, TrainOptions};
+pub use objective::{Objective, Prediction, RowLoss};
+pub use schedule::Schedule;

@@ -1,0 +1,99 @@
+//! How much memory training takes, before it is taken.
+
+use super::model::TrainOptions;
+use crate::lm::{ModelConfig, Precision};
+
+/// Rows of logits that are in memory at a time, at most.
+const LOGIT_ROWS: usize = 1024;
+
+/// Bytes by what they are for; an estimate of the most that are held at a time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct MemoryEstimate {
+    pub parameters: u64,
+    pub gradients: u64,
+    pub moments: u64,
+    /// What is kept of a forward pass for the way back, and buffers.
+    pub activations: u64,
+}
+
+impl MemoryEstimate {
+    /// For parts of at most `tokens` tokens.
+    pub fn new(config: &ModelConfig, options: TrainOptions, tokens: usize) -> Self {
+        let count = parameter_count(config);
+        // In bf16, products read a rounded copy.
+        let per_parameter = if options.precision == Precision::F32 { 4 } else { 6 };
+        let queries = config.num_heads * config.head_dim;
+        // Residual before attention and before the MLP with their normed forms, q, k, v, attention's output, gate, up and their product.
+        let layer = 4 * config.hidden_size + config.qkv_size() + queries + 3 * config.intermediate_size;
+        let kept = if options.recompute { config.num_layers * config.hidden_size + layer } else { config.num_layers * layer };
+        // On the way back one layer's gradients are held beside it.
+        let numbers = (kept + layer + 4 * config.hidden_size) * tokens + 2 * LOGIT_ROWS.min(tokens) * config.vocab_size;
+        Self {
+            parameters: count * per_parameter,
+            gradients: 4 * count,
+            moments: 8 * count,
+            activations: 4 * numbers as u64,
+        }
+    }
+
+    pub fn total(&self) -> u64 {
+        self.parameters + self.gradients + self.moments + self.activations
+    }
+}
+
+/// How many trainable numbers a model has.
+pub fn parameter_count(config: &ModelConfig) -> u64 {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+    let bias = |has: bool, size: usize| if has { size } else { 0 };
+    let attention = hidden * (q + 2 * kv) + q * hidden;
+    let biases = bias(config.qkv_bias, q + 2 * kv) + bias(config.output_bias, hidden) + bias(config.mlp_bias, 2 * inner + hidden);
+    let norms = 2 * hidden + bias(config.has_qk_norm(), 2 * config.head_dim);
+    let layer = attention + 3 * hidden * inner + biases + norms;
+    let tables = if config.tied_head { 1 } else { 2 };
+    (config.num_layers * layer + tables * config.vocab_size * hidden + hidden) as u64
+}
+
+/// Bytes that this process may still take: what the machine has left, or its control group, if that is less.
+pub fn available() -> Option<u64> {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    });
+    let group = number("/sys/fs/cgroup/memory.max")
+        .zip(number("/sys/fs/cgroup/memory.current"))
+        .map(|(most, used)| most.saturating_sub(used));
+    [machine, group].into_iter().flatten().min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lm::Parameters;
+
+    #[test]
+    fn parameters_are_counted_as_they_are_made() {
+        for (architecture, tied, bias) in [("llama", true, false), ("llama", false, true), ("qwen2", false, false), ("qwen3", true, false)] {
+            let config = ModelConfig::from_json(&format!(
+                r#"{{"model_type": "{architecture}", "vocab_size": 30, "hidden_size": 16, "intermediate_size": 20, "attention_bias": {bias},
+                "mlp_bias": {bias}, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": {tied}}}"#
+            ))
+            .unwrap();
+            assert_eq!(parameter_count(&config), Parameters::zeros(&config).count() as u64, "{architecture}");
+        }
+    }
+
+    #[test]
+    fn recomputing_takes_less() {
+        let config = ModelConfig::from_json(
+            r#"{"model_type": "llama", "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 12,
+            "num_attention_heads": 4}"#,
+        )
+        .unwrap();
+        let total = |recompute| {
+            MemoryEstimate::new(&config, TrainOptions { recompute, ..TrainOptions::default() }, 4096).total()
+        };
+        assert!(total(true) < total(false) / 2, "{} {}", total(true), total(false));
+    }
+}
