@@ -11,7 +11,7 @@ mod decoder;
 mod folder;
 mod gguf;
 mod gguf_tokenizer;
-mod kernels;
+pub(crate) mod kernels;
 mod layer;
 mod ops;
 mod packed;

@@ -8,23 +8,31 @@
 //! integers, the [`trainer`] goes through it, and a [`checkpoint`] is all that it needs to go on.
 
 pub mod adamw;
+mod attention;
 pub mod batch;
 pub mod checkpoint;
 pub mod documents;
-mod exact;
+pub mod exact;
+mod head;
+mod layer;
 pub mod memory;
 pub mod metrics;
 pub mod mixture;
 pub mod model;
 pub mod model_files;
 pub mod objective;
+mod panels;
 pub mod permutation;
+mod product;
+mod rows;
+pub mod schedule;
 pub mod schedule;
 pub mod source;
 pub mod token_file;
 pub mod trainer;
 pub mod vocabulary;
-mod weights_file;
+pub mod weights_file;
+mod workspace;
 mod writing;
 
 pub use adamw::AdamW;

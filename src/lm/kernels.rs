@@ -5,6 +5,6 @@
 //! compiler makes of the portable loops. A row's result never depends on which rows are computed with it.
 
 pub(super) mod attention;
-pub(super) mod matrix;
-pub(super) mod tile;
-pub(super) mod vector;
+pub(crate) mod matrix;
+pub(crate) mod tile;
+pub(crate) mod vector;

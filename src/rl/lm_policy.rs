@@ -6,7 +6,7 @@
 use super::ppo::{Critic, Policy, PolicySlopes, Scorer, Scores, ValueSlopes};
 use super::rollout::{Request, Sampled, Sequence};
 use crate::error::{Exit, Failure};
-use crate::lm::{BatchLimits, Decoder, Endings, GenerateRequest, ModelConfig, Parameter, Parameters, Precision, SamplingRule};
+use crate::lm::{BatchLimits, Decoder, Endings, ModelConfig, Parameter, Parameters, Precision, Request as GenerateRequest, SamplingRule};
 use crate::train::adamw::{AdamWOptions, clip_global_norm, global_norm, scale};
 use crate::train::{AdamW, Objective, Prediction, RowLoss, TrainBatch, TrainModel};
 

@@ -193,7 +193,7 @@ pub(super) fn rows_per_task(rows: usize) -> usize {
 }
 
 /// Numbers that begin on a cache line, so that no vector load straddles two.
-pub(super) struct Lines<E> {
+pub(crate) struct Lines<E> {
     lines: Vec<Line>,
     len: usize,
     element: PhantomData<E>,
@@ -204,9 +204,18 @@ pub(super) struct Lines<E> {
 struct Line([u8; 64]);
 
 impl<E: Element> Lines<E> {
-    pub(super) fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Self {
         let lines = (len * size_of::<E>()).div_ceil(size_of::<Line>());
         Self { lines: vec![Line([0; 64]); lines], len, element: PhantomData }
+    }
+
+    /// Takes another length. What was written stays where both lengths reach; memory is never given back.
+    pub(crate) fn resize(&mut self, len: usize) {
+        let lines = (len * size_of::<E>()).div_ceil(size_of::<Line>());
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0; 64]));
+        }
+        self.len = len;
     }
 }
 

@@ -6,9 +6,9 @@
 /// Defines functions whose loops are compiled for AVX-512, for AVX2 and for the baseline, and chosen at run time.
 /// Each variant is the same Rust code, and no variant reorders sums or fuses what another does not.
 macro_rules! vectorised {
-    ($($(#[$doc:meta])* pub(in crate::lm) fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? $body:block)*) => {$(
+    ($($(#[$doc:meta])* $visibility:vis fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? $body:block)*) => {$(
         $(#[$doc])*
-        pub(in crate::lm) fn $name($($argument: $kind),*) $(-> $result)? {
+        $visibility fn $name($($argument: $kind),*) $(-> $result)? {
             #[inline(always)]
             fn body($($argument: $kind),*) $(-> $result)? $body
 
@@ -38,11 +38,13 @@ macro_rules! vectorised {
     )*};
 }
 
+pub(crate) use vectorised;
+
 use super::tile::{Bf16, Element};
 
 vectorised! {
     /// The sum of squares.
-    pub(in crate::lm) fn sum_of_squares(x: &[f32]) -> f32 {
+    pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
         let mut lanes = [0f32; LANES];
         let (chunks, rest) = x.as_chunks::<LANES>();
         for chunk in chunks {
@@ -57,7 +59,7 @@ vectorised! {
     }
 
     /// `out = x * scale * weight`.
-    pub(in crate::lm) fn scale_by(out: &mut [f32], x: &[f32], scale: f32, weight: &[f32]) {
+    pub(crate) fn scale_by(out: &mut [f32], x: &[f32], scale: f32, weight: &[f32]) {
         let n = out.len();
         let (x, weight) = (&x[..n], &weight[..n]);
         for i in 0..n {
@@ -66,7 +68,7 @@ vectorised! {
     }
 
     /// Rounds to bf16.
-    pub(in crate::lm) fn to_bf16(out: &mut [Bf16], x: &[f32]) {
+    pub(crate) fn to_bf16(out: &mut [Bf16], x: &[f32]) {
         let n = out.len().min(x.len());
         let (out, x) = (&mut out[..n], &x[..n]);
         for i in 0..n {
@@ -74,8 +76,25 @@ vectorised! {
         }
     }
 
+    /// Rounds to bf16 in pairs: `first[i]` beside `second[i]`, or beside zero where `second` is empty.
+    pub(crate) fn to_bf16_pairs(out: &mut [Bf16], first: &[f32], second: &[f32]) {
+        let (pairs, _) = out.as_chunks_mut::<2>();
+        let n = pairs.len();
+        let first = &first[..n];
+        if second.is_empty() {
+            for i in 0..n {
+                pairs[i] = [Bf16::from_f32(first[i]), Bf16(0)];
+            }
+        } else {
+            let second = &second[..n];
+            for i in 0..n {
+                pairs[i] = [Bf16::from_f32(first[i]), Bf16::from_f32(second[i])];
+            }
+        }
+    }
+
     /// The highest of some numbers; negative infinity for none.
-    pub(in crate::lm) fn highest(x: &[f32]) -> f32 {
+    pub(crate) fn highest(x: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let (chunks, rest) = x.as_chunks::<LANES>();
         for chunk in chunks {
@@ -94,7 +113,7 @@ vectorised! {
     }
 
     /// Replaces every x by `exp(x - shift)` and returns the sum.
-    pub(in crate::lm) fn exponentials(x: &mut [f32], shift: f32) -> f32 {
+    pub(crate) fn exponentials(x: &mut [f32], shift: f32) -> f32 {
         let mut lanes = [0f32; LANES];
         let (chunks, rest) = x.as_chunks_mut::<LANES>();
         for chunk in chunks {
@@ -111,7 +130,7 @@ vectorised! {
     }
 
     /// `out = silu(gate) * up`.
-    pub(in crate::lm) fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
+    pub(crate) fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
         let n = out.len();
         let (gate, up) = (&gate[..n], &up[..n]);
         for i in 0..n {
@@ -120,7 +139,7 @@ vectorised! {
     }
 
     /// `out = a + b`.
-    pub(in crate::lm) fn sum(out: &mut [f32], a: &[f32], b: &[f32]) {
+    pub(crate) fn sum(out: &mut [f32], a: &[f32], b: &[f32]) {
         let n = out.len();
         let (a, b) = (&a[..n], &b[..n]);
         for i in 0..n {
@@ -129,7 +148,7 @@ vectorised! {
     }
 
     /// `out = x * scale`.
-    pub(in crate::lm) fn scaled(out: &mut [f32], x: &[f32], scale: f32) {
+    pub(crate) fn scaled(out: &mut [f32], x: &[f32], scale: f32) {
         let n = out.len();
         let x = &x[..n];
         for i in 0..n {
@@ -138,7 +157,7 @@ vectorised! {
     }
 
     /// `out = scale * head` rotated by its position: the head's first half pairs with its second half.
-    pub(in crate::lm) fn rotate(out: &mut [f32], head: &[f32], cos: &[f32], sin: &[f32], scale: f32) {
+    pub(crate) fn rotate(out: &mut [f32], head: &[f32], cos: &[f32], sin: &[f32], scale: f32) {
         let half = cos.len();
         let (first, second) = head.split_at(half);
         let (out_first, out_second) = out.split_at_mut(half);
@@ -152,11 +171,11 @@ vectorised! {
 }
 
 /// Partial sums that a loop keeps: four AVX-512 registers' worth.
-const LANES: usize = 64;
+pub(crate) const LANES: usize = 64;
 
 /// Adds lanes pairwise.
 #[inline(always)]
-fn total(lanes: &[f32; LANES]) -> f32 {
+pub(crate) fn total(lanes: &[f32; LANES]) -> f32 {
     let mut lanes = *lanes;
     let mut width = LANES;
     while width > 1 {
@@ -173,7 +192,7 @@ fn total(lanes: &[f32; LANES]) -> f32 {
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor polynomial of degree 7, 2^n by the exponent bits.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it rounds to a whole number, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let bounded = x.clamp(-87.3, 88.3);

@@ -1,0 +1,132 @@
+//! One layer of the decoder, forward and backward, by blocks of rows: what lies between products stays in a thread's cache.
+//!
+//! The order is llm.c's: a forward that writes down its [`Activations`], a backward that reads them and turns the
+//! gradient of the layer's output into that of its input. Norms' outputs, rotations and SwiGLU are computed again.
+
+mod backward;
+mod forward;
+mod plan;
+
+pub(super) use backward::norm_backward;
+pub(super) use forward::normalise_into;
+pub(super) use plan::{LayerPlan, Shape};
+
+use super::attention::{self, Attended, HeadGradients};
+use super::panels::{Panels, Transposed};
+use super::product::Operand;
+use super::workspace::Workspaces;
+use crate::lm::Parameter;
+use crate::lm::kernels::tile::Element;
+use std::ops::Range;
+
+/// Rows that one task takes. Fixed and even, so that sums over blocks never depend on the number of threads, and pairs of
+/// rows never straddle blocks.
+pub(super) const ROWS: usize = 48;
+
+/// What a layer's forward leaves for its backward; T rows each.
+#[derive(Default)]
+pub(super) struct Activations {
+    /// `(T, (heads + 2 kv_heads) D)`: queries and keys normed and rotated, then values.
+    qkv: Vec<f32>,
+    /// `(T, (heads + kv_heads) D)`: queries and keys before their norm, for models that have it.
+    raw: Vec<f32>,
+    /// `(T, heads D)`.
+    attended: Vec<f32>,
+    /// `(heads, T)`.
+    log_sums: Vec<f32>,
+    /// `(T, H)`: the residual stream between attention and MLP.
+    middle: Vec<f32>,
+    /// `(T, 2 I)`: gates, then ups. Their gradients take their place on the way back.
+    gate_up: Vec<f32>,
+}
+
+/// The batch and the parameters that a pass runs over.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'a> {
+    pub shape: &'a Shape,
+    pub parameters: &'a [Parameter],
+    pub sequences: &'a [Range<usize>],
+    /// `(T, D / 2)` each: the angles of every row.
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+}
+
+impl Pass<'_> {
+    fn tokens(&self) -> usize {
+        self.sequences.last().map_or(0, |sequence| sequence.end)
+    }
+
+    fn values(&self, index: usize) -> &[f32] {
+        &self.parameters[index].values
+    }
+
+    fn attention<'a>(&'a self, layer: &LayerPlan, qkv: &'a [f32]) -> attention::Attention<'a> {
+        let Shape { heads, kv_heads, dim, .. } = *self.shape;
+        attention::Attention { qkv, sequences: self.sequences, heads, kv_heads, dim, window: layer.window }
+    }
+}
+
+/// Buffers that all layers share.
+pub(super) struct Scratch<E> {
+    /// The layer's weights, packed for the way that is being gone, in the order of [`LayerPlan::linears`].
+    weights: [Panels<E>; 4],
+    biases: [Vec<f32>; 4],
+    attended: Attended,
+    /// Operands of the gradients of weights: of each product its output's gradient and its input.
+    lefts: [Transposed<E>; 4],
+    rights: [Panels<E>; 4],
+    /// `(T, H)`, `(T, I)`: inputs of products, computed again.
+    attention_normed: Vec<f32>,
+    mlp_normed: Vec<f32>,
+    gated: Vec<f32>,
+    /// `(T, heads D)`.
+    d_attended: Vec<f32>,
+    head_gradients: HeadGradients,
+    /// One row for each block: sums over its rows that become gradients of norms and biases.
+    sums: Vec<f32>,
+    blocks: Workspaces<Block<E>>,
+    attention: Workspaces<attention::Workspace<E>>,
+}
+
+/// Buffers of one block of rows.
+struct Block<E> {
+    operand: Operand<E>,
+    normed: Vec<f32>,
+    wide: Vec<f32>,
+}
+
+impl<E: Element> Scratch<E> {
+    pub(super) fn new() -> Self {
+        Self {
+            weights: std::array::from_fn(|_| Panels::new()),
+            biases: Default::default(),
+            attended: Attended::default(),
+            lefts: std::array::from_fn(|_| Transposed::new()),
+            rights: std::array::from_fn(|_| Panels::new()),
+            attention_normed: Vec::new(),
+            mlp_normed: Vec::new(),
+            gated: Vec::new(),
+            d_attended: Vec::new(),
+            head_gradients: HeadGradients::default(),
+            sums: Vec::new(),
+            blocks: Workspaces::new(|| Block { operand: Operand::new(), normed: Vec::new(), wide: Vec::new() }),
+            attention: Workspaces::new(attention::Workspace::new),
+        }
+    }
+}
+
+/// Cuts `(T, width)` into blocks of [`ROWS`] rows; of width 0, as many empty ones.
+fn blocks(mut rest: &mut [f32], tokens: usize, width: usize) -> Vec<&mut [f32]> {
+    let cut = |first: usize| {
+        let (mine, others) = std::mem::take(&mut rest).split_at_mut(ROWS.min(tokens - first) * width);
+        rest = others;
+        mine
+    };
+    (0..tokens).step_by(ROWS).map(cut).collect()
+}
+
+/// The part of `(T, width)` that a block has.
+fn block_of(values: &[f32], block: usize, width: usize) -> &[f32] {
+    let start = block * ROWS * width;
+    &values[start..values.len().min(start + ROWS * width)]
+}

@@ -1,0 +1,139 @@
+//! The forward of a layer.
+
+use super::plan::{DOWN, GATE_UP, OUTPUT, QKV};
+use super::{Activations, Block, LayerPlan, Pass, ROWS, Scratch, Shape, block_of, blocks};
+use crate::lm::kernels::tile::{Element, Left};
+use crate::lm::kernels::vector;
+use crate::train::panels::Panels;
+use crate::train::product::{Begin, product};
+use crate::train::rows;
+use rayon::prelude::*;
+
+impl Pass<'_> {
+    /// `x` and `out` are `(T, H)`; an empty `out` is not computed, only the activations are.
+    pub(in crate::train) fn forward<E: Element>(
+        &self,
+        layer: &LayerPlan,
+        x: &[f32],
+        out: &mut [f32],
+        saved: &mut Activations,
+        scratch: &mut Scratch<E>,
+    ) {
+        let (tokens, shape) = (self.tokens(), *self.shape);
+        let Shape { hidden, inner, heads, kv_heads, dim, .. } = shape;
+        for (linear, (panels, bias)) in layer.linears.iter().zip(scratch.weights.iter_mut().zip(&mut scratch.biases)) {
+            panels.pack_transposed(linear.inner, linear.width, |output| linear.row(self.parameters, output));
+            linear.bias(self.parameters, bias);
+        }
+        let raw_width = if layer.head_norms.is_some() { (heads + kv_heads) * dim } else { 0 };
+        saved.qkv.resize(tokens * shape.qkv(), 0.0);
+        saved.raw.resize(tokens * raw_width, 0.0);
+        saved.attended.resize(tokens * shape.query(), 0.0);
+        saved.middle.resize(tokens * hidden, 0.0);
+        saved.gate_up.resize(tokens * 2 * inner, 0.0);
+
+        let (weights, biases) = (&scratch.weights, &scratch.biases);
+        let qkv = blocks(&mut saved.qkv, tokens, shape.qkv());
+        let raw = blocks(&mut saved.raw, tokens, raw_width);
+        qkv.into_par_iter().zip(raw).enumerate().for_each(|(index, (qkv, raw))| {
+            scratch.blocks.with(|block| {
+                let x = block_of(x, index, hidden);
+                normalise(x, self.values(layer.attention_norm), shape.eps, &mut block.normed);
+                let a = block.operand.convert(&block.normed, hidden);
+                product(a, x.len() / hidden, &weights[QKV], begin(&biases[QKV]), qkv, shape.qkv());
+                self.norm_and_rotate(layer, index * ROWS, qkv, raw);
+            });
+        });
+
+        self.attention(layer, &saved.qkv).forward(&mut scratch.attended, &scratch.attention);
+        saved.log_sums.clone_from(&scratch.attended.log_sums);
+
+        let heads_out = &scratch.attended.out;
+        let attended = blocks(&mut saved.attended, tokens, shape.query());
+        let middle = blocks(&mut saved.middle, tokens, hidden);
+        let gate_up = blocks(&mut saved.gate_up, tokens, 2 * inner);
+        let out_width = out.len() / tokens.max(1);
+        let out = blocks(out, tokens, out_width);
+        attended.into_par_iter().zip(middle).zip(gate_up).zip(out).enumerate().for_each(
+            |(index, (((attended, middle), gate_up), out))| {
+                scratch.blocks.with(|block| {
+                    let x = block_of(x, index, hidden);
+                    let rows = x.len() / hidden;
+                    for (i, part) in attended.chunks_exact_mut(dim).enumerate() {
+                        let (row, head) = (index * ROWS + i / heads, i % heads);
+                        part.copy_from_slice(&heads_out[(head * tokens + row) * dim..][..dim]);
+                    }
+                    let Block { operand, normed, wide } = block;
+                    let a = operand.convert(attended, shape.query());
+                    add_product(a, rows, &weights[OUTPUT], &biases[OUTPUT], x, middle, hidden);
+                    normalise(middle, self.values(layer.mlp_norm), shape.eps, normed);
+                    let a = operand.convert(normed, hidden);
+                    product(a, rows, &weights[GATE_UP], begin(&biases[GATE_UP]), gate_up, 2 * inner);
+                    if out.is_empty() {
+                        return;
+                    }
+                    wide.resize(rows * inner, 0.0);
+                    for (gated, gate_up) in wide.chunks_exact_mut(inner).zip(gate_up.chunks_exact(2 * inner)) {
+                        let (gate, up) = gate_up.split_at(inner);
+                        vector::swiglu(gated, gate, up);
+                    }
+                    let a = operand.convert(wide, inner);
+                    add_product(a, rows, &weights[DOWN], &biases[DOWN], middle, out, hidden);
+                });
+            },
+        );
+    }
+
+    /// Norms the heads of queries and keys where the model does, keeping them as they were, and rotates them.
+    fn norm_and_rotate(&self, layer: &LayerPlan, first: usize, qkv: &mut [f32], raw: &mut [f32]) {
+        let Shape { heads, kv_heads, dim, eps, .. } = *self.shape;
+        let (turning, half) = (heads + kv_heads, dim / 2);
+        for (i, qkv) in qkv.chunks_exact_mut(self.shape.qkv()).enumerate() {
+            let turned = &mut qkv[..turning * dim];
+            if let Some((query_norm, key_norm)) = layer.head_norms {
+                let raw = &mut raw[i * turned.len()..][..turned.len()];
+                raw.copy_from_slice(turned);
+                for (index, (head, raw)) in turned.chunks_exact_mut(dim).zip(raw.chunks_exact(dim)).enumerate() {
+                    let weight = self.values(if index < heads { query_norm } else { key_norm });
+                    vector::scale_by(head, raw, rows::inverse_rms(raw, eps), weight);
+                }
+            }
+            let (cos, sin) = (&self.cos[(first + i) * half..][..half], &self.sin[(first + i) * half..][..half]);
+            turned.chunks_exact_mut(dim).for_each(|head| rows::rotate(head, cos, sin, 1.0));
+        }
+    }
+}
+
+/// RMSNorm of rows.
+pub(in crate::train) fn normalise(x: &[f32], weight: &[f32], eps: f32, out: &mut Vec<f32>) {
+    out.resize(x.len(), 0.0);
+    normalise_into(x, weight, eps, out);
+}
+
+/// RMSNorm of rows into as many.
+pub(in crate::train) fn normalise_into(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let width = weight.len();
+    for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+        vector::scale_by(out, x, rows::inverse_rms(x, eps), weight);
+    }
+}
+
+fn begin(bias: &[f32]) -> Begin<'_> {
+    if bias.is_empty() { Begin::Zero } else { Begin::Bias(bias) }
+}
+
+/// `out = x + A B + bias`.
+fn add_product<E: Element>(
+    a: Left<'_, E>,
+    rows: usize,
+    weight: &Panels<E>,
+    bias: &[f32],
+    x: &[f32],
+    out: &mut [f32],
+    width: usize,
+) {
+    product(a, rows, weight, Begin::Rows(x), out, width);
+    if !bias.is_empty() {
+        out.chunks_exact_mut(width).for_each(|out| rows::add(out, bias));
+    }
+}
