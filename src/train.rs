@@ -26,7 +26,6 @@ pub mod permutation;
 mod product;
 mod rows;
 pub mod schedule;
-pub mod schedule;
 pub mod source;
 pub mod token_file;
 pub mod trainer;

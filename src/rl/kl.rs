@@ -61,31 +61,18 @@ fn k3(difference: f64) -> f64 {
 #[serde(rename_all = "kebab-case")]
 pub enum KlController {
     Fixed {
-        #[serde(with = "exact")]
+        #[serde(with = "crate::train::exact")]
         coefficient: f64,
     },
     /// Ziegler et al. 2019, as in verl: too far from `target`, the coefficient grows by at most a fifth per `horizon` responses.
     Adaptive {
-        #[serde(with = "exact")]
+        #[serde(with = "crate::train::exact")]
         coefficient: f64,
-        #[serde(with = "exact")]
+        #[serde(with = "crate::train::exact")]
         target: f64,
-        #[serde(with = "exact")]
+        #[serde(with = "crate::train::exact")]
         horizon: f64,
     },
-}
-
-/// Numbers as text, because reading a number of a JSON file may miss its last bit, and a resumed run would drift.
-mod exact {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(value)
-    }
-
-    pub fn deserialize<'d, D: Deserializer<'d>>(deserializer: D) -> Result<f64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
 }
 
 impl KlController {
