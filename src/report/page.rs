@@ -230,6 +230,9 @@ impl Report {
                 .iter()
                 .map(|chart| context! { title => chart.title.as_str(), svg => inline(chart) })
                 .collect::<Vec<_>>(),
+            has_judged => views.iter().any(|view| !view.judged.is_empty()),
+            has_corpora => views.iter().any(|view| !view.curated.is_empty()),
+            has_trained => views.iter().any(|view| !view.trained.is_empty()),
             judges_differ => views.iter().map(|view| view.judged.len()).sum::<usize>() > 1,
             settings => Serde(self.settings(views)),
         });

@@ -40,10 +40,14 @@ impl Columns {
                 let has = |name: &str| table.schema().fields().iter().any(|field| field.name() == name);
                 has(query) && has(completion)
             }
-            Format::Jsonl(_) => {
-                let first = reader(file, &completions)?.batches(0..1, completions.wanted(), None, 1)?.next().transpose()?;
-                first.is_some_and(|batch| !batch.is_empty() && batch.text(0).is_some() && batch.url.is_valid(0))
-            }
+            // What cannot be opened so is opened as text, and told then if that fails, too.
+            Format::Jsonl(_) => match reader(file, &completions) {
+                Ok(reader) => {
+                    let first = reader.batches(0..1, completions.wanted(), None, 1)?.next().transpose()?;
+                    first.is_some_and(|batch| !batch.is_empty() && batch.text(0).is_some() && batch.url.is_valid(0))
+                }
+                Err(_) => false,
+            },
         };
         Ok(if has_both { completions } else { Self::Text(text.to_owned()) })
     }
@@ -180,4 +184,56 @@ fn tokens(content: &Content, vocabulary: &Vocabulary) -> anyhow::Result<(Vec<u32
     }
     tokens.push(vocabulary.end());
     Ok((tokens, learned_from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::token_file::TokenFile;
+    use crate::train::vocabulary::Making;
+
+    fn file(folder: &Path, name: &str, text: &str) -> DataFile {
+        let path = folder.join(name);
+        crate::run::commit::write_atomic(&path, text.as_bytes()).unwrap();
+        DataFile { name: name.into(), path }
+    }
+
+    #[test]
+    fn a_completion_is_learned_from_its_first_token_to_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = "{\"query\": \"a b\", \"completion\": \" c d\"}\n{\"query\": null, \"completion\": \"c\"}\n";
+        let file = file(folder.path(), "a.jsonl", rows);
+        let columns = Columns::detect(&file, "text", "query", "completion").unwrap();
+        assert_eq!(columns, Columns::Completion { query: "query".into(), completion: "completion".into() });
+        let data = vec![(vec![file.clone()], columns.clone())];
+        let vocabulary = Vocabulary::make(Making::Words, 300, &data).unwrap();
+        let path = folder.path().join("a.tokens");
+        assert!(tokenise(&[file], &columns, &vocabulary, &path, &|_| true).unwrap());
+        let tokens = TokenFile::open(&path).unwrap();
+        let names: Vec<String> =
+            tokens.slice(0, 0..5).map(|token| vocabulary.tokenizer().token(token).unwrap()).collect();
+        assert_eq!(names, ["a", " b", " c", " d", "<|endoftext|>"]);
+        assert_eq!((tokens.document(0).learned_from, tokens.len()), (2, 1));
+        assert_eq!(tokens.facts().unusable["query is missing"], 1);
+    }
+
+    #[test]
+    fn what_is_no_completion_is_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file(folder.path(), "a.jsonl", "{\"text\": \"a\"}\n");
+        assert_eq!(Columns::detect(&file, "text", "query", "completion").unwrap(), Columns::Text("text".into()));
+        let other = DataFile { name: "a.csv".into(), path: file.path };
+        assert!(Columns::detect(&other, "text", "query", "completion").is_err());
+    }
+
+    #[test]
+    fn a_stop_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = file(folder.path(), "a.jsonl", "{\"text\": \"a b\"}\n");
+        let columns = Columns::Text("text".into());
+        let vocabulary = Vocabulary::make(Making::Words, 300, &[(vec![file.clone()], columns.clone())]).unwrap();
+        let path = folder.path().join("a.tokens");
+        assert!(!tokenise(&[file], &columns, &vocabulary, &path, &|_| false).unwrap());
+        assert!(!path.exists());
+    }
 }

@@ -3,8 +3,8 @@
 use super::model::TrainOptions;
 use crate::lm::{ModelConfig, Precision};
 
-/// Rows of logits that are in memory at a time, at most.
-const LOGIT_ROWS: usize = 1024;
+/// Logits that are in memory at a time, at most.
+const LOGITS: usize = 1 << 24;
 
 /// Bytes by what they are for; an estimate of the most that are held at a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -20,19 +20,20 @@ impl MemoryEstimate {
     /// For parts of at most `tokens` tokens.
     pub fn new(config: &ModelConfig, options: TrainOptions, tokens: usize) -> Self {
         let count = parameter_count(config);
-        // In bf16, products read a rounded copy.
-        let per_parameter = if options.precision == Precision::F32 { 4 } else { 6 };
-        let queries = config.num_heads * config.head_dim;
-        // Residual before attention and before the MLP with their normed forms, q, k, v, attention's output, gate, up and their product.
-        let layer = 4 * config.hidden_size + config.qkv_size() + queries + 3 * config.intermediate_size;
-        let kept = if options.recompute { config.num_layers * config.hidden_size + layer } else { config.num_layers * layer };
-        // On the way back one layer's gradients are held beside it.
-        let numbers = (kept + layer + 4 * config.hidden_size) * tokens + 2 * LOGIT_ROWS.min(tokens) * config.vocab_size;
+        // What a token keeps in each layer, and what all layers share: see `TrainModel`.
+        let (queries, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let layer = 2 * hidden + 2 * (queries + kv) + 2 * inner;
+        let kept = if options.recompute { config.num_layers * hidden + layer } else { config.num_layers * layer };
+        let shared = 6 * hidden + 3 * inner + 10 * queries;
+        // The head's weights, packed twice in what products multiply, and a chunk of logits.
+        let packed = if options.precision == Precision::F32 { 8 } else { 4 } * config.vocab_size * hidden;
+        let logits = 4 * LOGITS.min(tokens * config.vocab_size);
         Self {
-            parameters: count * per_parameter,
+            parameters: 4 * count,
             gradients: 4 * count,
             moments: 8 * count,
-            activations: 4 * numbers as u64,
+            activations: (4 * (kept + shared) * tokens + packed + logits) as u64,
         }
     }
 

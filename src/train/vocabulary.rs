@@ -291,3 +291,72 @@ fn feed(
 fn failed(error: tokenizers::Error) -> anyhow::Error {
     Failure::new(Exit::Failed, format!("cannot make a tokenizer: {error}")).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::documents::tokenise;
+    use crate::train::token_file::TokenFile;
+
+    /// A file of texts in a folder.
+    fn texts(folder: &Path, lines: &[&str]) -> Vec<(Vec<DataFile>, Columns)> {
+        let path = folder.join("a.jsonl");
+        let lines: Vec<String> = lines.iter().map(|text| json!({ "text": text }).to_string()).collect();
+        crate::run::commit::write_atomic(&path, lines.join("\n").as_bytes()).unwrap();
+        vec![(vec![DataFile { name: "a.jsonl".into(), path }], Columns::Text("text".into()))]
+    }
+
+    fn prose() -> Vec<String> {
+        let words = ["first", "set", "x", "= 2", "then", "12 * 2", "is 24", "no", "wait,", "check é 你", "done.\n"];
+        (0..400usize).map(|i| (0..12).map(|j| words[(i * 7 + j * j * (i % 5 + 1)) % words.len()]).collect::<Vec<_>>().join(" ")).collect()
+    }
+
+    #[test]
+    fn equal_data_make_equal_tokenizers_that_spell_what_they_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = prose();
+        let data = texts(folder.path(), &lines.iter().map(String::as_str).collect::<Vec<_>>());
+        for (making, size) in [(Making::Bpe, 400), (Making::Words, 300)] {
+            let first = Vocabulary::make(making, size, &data).unwrap();
+            for _ in 0..3 {
+                assert_eq!(Vocabulary::make(making, size, &data).unwrap().files(), first.files(), "{making:?}");
+            }
+            assert!(first.tokenizer().vocab_size() <= size);
+            for text in &lines[..20] {
+                let tokens = first.tokenizer().encode(text).unwrap();
+                assert_eq!(&first.tokenizer().decode(&tokens).unwrap(), text, "{making:?}");
+            }
+            assert_eq!(first.tokenizer().token(first.end()).as_deref(), Some(END));
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_not_known_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = texts(folder.path(), &["a b c", "a b"]);
+        let vocabulary = Vocabulary::make(Making::Words, 300, &data).unwrap();
+        let unseen = texts(folder.path(), &["a b zebra", ""]);
+        let path = folder.path().join("a.tokens");
+        assert!(tokenise(&unseen[0].0, &unseen[0].1, &vocabulary, &path, &|_| true).unwrap());
+        let file = TokenFile::open(&path).unwrap();
+        let facts = file.facts();
+        assert_eq!((facts.rows, facts.unknown_tokens, facts.unusable["empty"], file.len()), (2, 1, 1, 1));
+        assert_eq!(file.slice(0, 3..4).next(), Some(vocabulary.end()));
+    }
+
+    #[test]
+    fn no_text_makes_no_tokenizer() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Vocabulary::make(Making::Bpe, 300, &texts(folder.path(), &["", " "])).err().unwrap();
+        assert!(error.to_string().contains("no text"), "{error:#}");
+    }
+
+    #[test]
+    fn a_tokenizer_of_another_model_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary = Vocabulary::make(Making::Words, 300, &texts(folder.path(), &["a b c d"])).unwrap();
+        vocabulary.check_fits(vocabulary.tokenizer().vocab_size(), "m").unwrap();
+        let error = vocabulary.check_fits(3, "m").unwrap_err();
+        assert!(error.to_string().contains("the tokenizer of `m` has"), "{error:#}");
+    }
+}
