@@ -3,6 +3,11 @@
 //! Whoever wants text (a judge that reasons before it counts, the rewrite stage, priming traces by a model) asks a
 //! [`TextGenerator`] and does not know where the model runs.
 
+mod local;
+
+pub use crate::lm::Finish;
+pub use local::{LocalGenerator, LocalSpec};
+
 use crate::lm::Message;
 use serde::{Deserialize, Serialize};
 
@@ -29,16 +34,6 @@ pub struct Prompt {
     pub reply_prefix: String,
     /// The seed of this prompt's own random stream: a reply depends on it and not on its neighbours.
     pub seed: u64,
-}
-
-/// Why a reply ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Finish {
-    /// An end token or a stop string.
-    Stop,
-    /// The token limit, or the end of the model's context.
-    Length,
 }
 
 /// What the model wrote.

@@ -4,25 +4,36 @@
 //! [`TextTokenizer`] and [`ChatTemplate`] make the tokens. Invariants: nothing here knows a stage, a judge or a run
 //! folder, and a sequence's result does not depend on what else is packed with it.
 
+mod cache;
 mod chat;
 mod checkpoint;
 mod config;
 mod decoder;
 mod folder;
+mod generate;
 mod gguf;
 mod gguf_tokenizer;
 pub(crate) mod kernels;
 mod layer;
+mod meter;
 mod ops;
 mod packed;
 mod parameters;
+mod sampler;
+mod shape;
+mod text_stream;
 mod tokenizer;
 
+pub use cache::KvCache;
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::Decoder;
+pub use generate::{BatchLimits, Endings, Finish, Generation, Request, Ungenerated};
 pub use layer::Precision;
+pub use meter::{Meter, Part};
 pub use packed::Packed;
 pub use parameters::{Parameter, Parameters};
+pub use sampler::{Draw, NotANumber, Sampler, SamplingRule};
+pub use text_stream::TextStream;
 pub use tokenizer::TextTokenizer;

@@ -4,6 +4,7 @@
 use super::config::ModelConfig;
 use super::folder::Folder;
 use super::gguf::Gguf;
+use super::shape;
 use super::tokenizer::TextTokenizer;
 use crate::error::{Exit, Failure};
 use candle_core::Tensor;
@@ -21,6 +22,8 @@ pub struct Checkpoint {
 enum Source {
     Folder(Folder),
     Gguf(Box<Gguf>),
+    /// No file at all: random weights.
+    Shape,
 }
 
 impl Checkpoint {
@@ -31,7 +34,11 @@ impl Checkpoint {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let (config, source) = if path.is_dir() {
             let folder = Folder::open(path)?;
-            (ModelConfig::from_json(&folder.read_text("config.json")?)?, Source::Folder(folder))
+            let mut config = ModelConfig::from_json(&folder.read_text("config.json")?)?;
+            if let Some(text) = folder.generation_config()? {
+                config.add_generation_config(&text)?;
+            }
+            (config, Source::Folder(folder))
         } else if path.is_file() {
             let gguf = Gguf::open(path)?;
             (gguf.config()?, Source::Gguf(Box::new(gguf)))
@@ -41,6 +48,15 @@ impl Checkpoint {
                 .into());
         };
         Ok(Self { path: path.to_owned(), config, source })
+    }
+
+    /// A model of a published shape (`smollm2-135m`, `qwen2.5-7b`, …) with random weights and a tokenizer of four characters a
+    /// token, for measuring speed.
+    ///
+    /// # Errors
+    /// A [`Failure`] for a shape that is not known.
+    pub fn random(shape: &str) -> anyhow::Result<Self> {
+        Ok(Self { path: PathBuf::from(shape), config: shape::config(shape)?, source: Source::Shape })
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -58,7 +74,15 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.tokenizer(),
             Source::Gguf(gguf) => gguf.tokenizer(),
+            Source::Shape => shape::tokenizer(),
         }
+    }
+
+    /// Every token that ends a reply: the configuration's, and what ends a turn in the chat template.
+    pub fn end_tokens(&self, tokenizer: &TextTokenizer) -> anyhow::Result<Vec<u32>> {
+        let mut tokens = self.config.end_tokens.clone();
+        tokens.extend(tokenizer.end_of_turn()?.filter(|token| !tokens.contains(token)));
+        Ok(tokens)
     }
 
     /// A tensor as f32 on the CPU, by its name in transformers' checkpoints (`model.layers.0.mlp.up_proj.weight`).
@@ -69,6 +93,7 @@ impl Checkpoint {
         let tensor = match &self.source {
             Source::Folder(folder) => folder.tensor(name, shape),
             Source::Gguf(gguf) => gguf.tensor(name, shape, &self.config),
+            Source::Shape => Ok(shape::tensor(name, shape)?),
         }?;
         Ok(tensor)
     }
@@ -79,6 +104,7 @@ impl Checkpoint {
         let files = match &self.source {
             Source::Folder(folder) => folder.files(),
             Source::Gguf(_) => vec![self.path.clone()],
+            Source::Shape => Vec::new(),
         };
         let mut hasher = blake3::Hasher::new();
         for file in files {

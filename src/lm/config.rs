@@ -74,7 +74,7 @@ pub struct ModelConfig {
     pub mlp_bias: bool,
     /// Per layer: how many positions back a query sees, its own included; `None` for all.
     pub windows: Vec<Option<usize>>,
-    /// Tokens that end a sequence, from `config.json` or the GGUF; `generation_config.json` may know more.
+    /// Tokens that end a sequence, from `config.json` and `generation_config.json`, or from the GGUF.
     pub end_tokens: Vec<u32>,
 }
 
@@ -100,7 +100,7 @@ impl ModelConfig {
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
         let map: Map<String, Value> = serde_json::from_str(text)
             .map_err(|error| Failure::new(Exit::Usage, format!("`config.json` is not a JSON object: {error}")))?;
-        let json = Json { map: &map };
+        let json = Json { map: &map, file: "config.json" };
         let architecture = Architecture::parse(json.text("model_type")?)?;
         if json.map.get("quantization_config").is_some_and(|value| !value.is_null()) {
             return Err(Failure::new(Exit::Usage, "`config.json` describes quantised weights (`quantization_config`)")
@@ -139,6 +139,22 @@ impl ModelConfig {
         };
         config.check()?;
         Ok(config)
+    }
+
+    /// Adds the end tokens of a `generation_config.json`, which often knows more of them than `config.json`.
+    ///
+    /// # Errors
+    /// A [`Failure`] when it is not JSON, or its `eos_token_id` no token id.
+    pub(super) fn add_generation_config(&mut self, text: &str) -> anyhow::Result<()> {
+        let file = "generation_config.json";
+        let map: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|error| Failure::new(Exit::Usage, format!("`{file}` is not a JSON object: {error}")))?;
+        for token in (Json { map: &map, file }).end_tokens()? {
+            if !self.end_tokens.contains(&token) {
+                self.end_tokens.push(token);
+            }
+        }
+        Ok(())
     }
 
     /// Relations between sizes that the decoder relies on.
@@ -203,9 +219,10 @@ fn refuse(key: &str, value: &str, why: &str) -> anyhow::Error {
     Failure::new(Exit::Usage, format!("`{key} = {value}` in the model's configuration: {why}")).into()
 }
 
-/// Typed access to `config.json`, where an absent key and `null` mean the same.
+/// Typed access to `config.json` and its like, where an absent key and `null` mean the same.
 struct Json<'a> {
     map: &'a Map<String, Value>,
+    file: &'static str,
 }
 
 impl<'a> Json<'a> {
@@ -214,7 +231,7 @@ impl<'a> Json<'a> {
     }
 
     fn require<T>(&self, key: &str, value: anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-        value?.ok_or_else(|| Failure::new(Exit::Usage, format!("`config.json` lacks `{key}`")).into())
+        value?.ok_or_else(|| Failure::new(Exit::Usage, format!("`{}` lacks `{key}`", self.file)).into())
     }
 
     fn read<T>(&self, key: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> anyhow::Result<Option<T>> {
@@ -224,7 +241,7 @@ impl<'a> Json<'a> {
                 Some(value) => Ok(Some(value)),
                 None => Err(Failure::new(
                     Exit::Usage,
-                    format!("`{key}` in `config.json` should be {expected}, it is `{value}`"),
+                    format!("`{key}` in `{}` should be {expected}, it is `{value}`", self.file),
                 )
                 .into()),
             },
@@ -267,7 +284,7 @@ impl<'a> Json<'a> {
             None => object("rope_scaling")?,
         };
         let empty = Map::new();
-        let scaling = Json { map: scaling.unwrap_or(&empty) };
+        let scaling = Json { map: scaling.unwrap_or(&empty), file: self.file };
         let theta = match scaling.read("rope_theta", "a number", Value::as_f64)? {
             Some(theta) => theta,
             None => self.number_or("rope_theta", 10_000.0)?,
@@ -349,6 +366,13 @@ mod tests {
         assert_eq!(config.end_tokens, [1, 3]);
         assert_eq!(config.windows, [None, None]);
         assert_eq!(config.rope_frequencies(), [1.0, 0.01]);
+        let mut config = config;
+        config.add_generation_config(r#"{"eos_token_id": [3, 5], "temperature": 0.6}"#).unwrap();
+        config.add_generation_config(r#"{"eos_token_id": 7}"#).unwrap();
+        config.add_generation_config("{}").unwrap();
+        assert_eq!(config.end_tokens, [1, 3, 5, 7]);
+        let error = config.add_generation_config(r#"{"eos_token_id": "x"}"#).unwrap_err().to_string();
+        assert!(error.contains("`eos_token_id` in `generation_config.json` should be"), "{error}");
     }
 
     #[test]

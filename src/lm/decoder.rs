@@ -1,9 +1,11 @@
 //! The decoder of Llama, Qwen2 and Qwen3: token ids in, hidden states out.
 
+use super::cache::KvCache;
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::layer::{Layer, Precision, Projection, Projections, Weights};
-use super::ops::{self, AttentionOptions, Heads};
+use super::meter::{Meter, Part};
+use super::ops::{self, AttentionOptions, CachedLayer, Heads};
 use super::packed::Packed;
 use crate::error::{Exit, Failure};
 use candle_core::{Device, Result, Tensor};
@@ -20,6 +22,7 @@ pub struct Decoder {
     head: Option<Tensor>,
     rope_frequencies: Vec<f32>,
     precision: Precision,
+    meter: Meter,
 }
 
 impl Decoder {
@@ -50,12 +53,18 @@ impl Decoder {
             rope_frequencies: config.rope_frequencies(),
             device: device.clone(),
             precision,
+            meter: Meter::default(),
             config,
         })
     }
 
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Measures from now on what [`Decoder::hidden`] and the logits take.
+    pub fn set_meter(&mut self, meter: Meter) {
+        self.meter = meter;
     }
 
     /// The final hidden states, normed, of some rows of a packed batch: `(rows.len(), H)`.
@@ -65,47 +74,95 @@ impl Decoder {
     /// # Errors
     /// A [`Failure`] for a token id beyond the vocabulary; candle's error for a row beyond the batch.
     pub fn hidden(&self, packed: &Packed, rows: &[usize]) -> anyhow::Result<Tensor> {
+        self.forward(packed, rows, None)
+    }
+
+    /// An empty cache, for one sequence.
+    pub fn cache(&self) -> KvCache {
+        KvCache::new(&self.config, self.precision)
+    }
+
+    /// Memory that the cache of a sequence of so many tokens takes, in bytes.
+    pub fn cache_bytes(&self, tokens: usize) -> usize {
+        KvCache::bytes(&self.config, self.precision, tokens)
+    }
+
+    /// Continues sequences by some tokens each, and gives the final hidden state, normed, of each one's last token:
+    /// `(caches.len(), H)`. A prompt is a continuation of an empty cache; a decoding step is one token for each.
+    ///
+    /// A sequence's result does not depend on the others, and is what [`Decoder::hidden`] gives for all of it at once.
+    /// After an error the caches are of no use.
+    ///
+    /// # Errors
+    /// As [`Decoder::hidden`]; also when there is not a cache for each continuation, or a continuation is empty.
+    pub fn extend(&self, caches: &mut [&mut KvCache], continuations: &[&[u32]]) -> anyhow::Result<Tensor> {
+        if caches.len() != continuations.len() || continuations.iter().any(|tokens| tokens.is_empty()) {
+            anyhow::bail!("{} caches got {} continuations, or an empty one", caches.len(), continuations.len());
+        }
+        let mut packed = Packed::default();
+        let mut last = Vec::with_capacity(caches.len());
+        for (cache, tokens) in caches.iter().zip(continuations) {
+            packed.resume(cache.len(), tokens);
+            last.push(packed.len() - 1);
+        }
+        let hidden = self.forward(&packed, &last, Some(&mut *caches))?;
+        for (cache, tokens) in caches.iter_mut().zip(continuations) {
+            cache.grow(tokens.len());
+        }
+        Ok(hidden)
+    }
+
+    fn forward(
+        &self,
+        packed: &Packed,
+        rows: &[usize],
+        mut caches: Option<&mut [&mut KvCache]>,
+    ) -> anyhow::Result<Tensor> {
         if let Some(token) = packed.tokens().iter().find(|token| **token as usize >= self.config.vocab_size) {
             let message = format!("token {token} is beyond the model's vocabulary of {}", self.config.vocab_size);
             return Err(Failure::new(Exit::Usage, message).hint("the tokenizer belongs to another model").into());
         }
-        let ids = Tensor::from_slice(packed.tokens(), packed.len(), &self.device)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
-        let angles = self.angles(packed.positions())?;
+        let (mut x, angles) = self.meter.time(Part::Embed, || self.embed(packed))?;
         let eps = self.config.rms_norm_eps;
         for (index, layer) in self.layers.iter().enumerate() {
             // In the last layer every row still gives keys and values, but only the rows asked for go on.
             let queries = (index + 1 == self.layers.len()).then_some(rows);
             let options = AttentionOptions {
                 packed,
-                heads: self.heads(),
+                heads: Heads::of(&self.config),
                 angles: &angles,
                 head_norms: layer.head_norms.as_ref().map(|weights| (weights, eps)),
                 window: layer.window,
                 precision: self.precision,
+                meter: &self.meter,
             };
-            x = layer.forward(&x, queries, &options, eps)?;
+            let cached = caches.as_deref_mut().map(|caches| CachedLayer { caches, layer: index });
+            x = layer.forward(&x, queries, &options, cached, eps)?;
         }
-        Ok(ops::rms_norm(&x, &self.final_norm, eps)?)
+        Ok(self.meter.time(Part::Norm, || ops::rms_norm(&x, &self.final_norm, eps))?)
     }
 
     /// Logits of chosen tokens for hidden states of `(R, H)`: `(R, tokens.len())`.
     pub fn logits_of(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Tensor> {
-        let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
-        hidden.matmul(&self.head().index_select(&ids, 0)?.t()?)
+        self.meter.time(Part::Head, || {
+            let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
+            hidden.matmul(&self.head().index_select(&ids, 0)?.t()?)
+        })
     }
 
     /// Logits of the whole vocabulary: `(R, V)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        hidden.matmul(&self.head().t()?)
+        self.meter.time(Part::Head, || hidden.matmul(&self.head().t()?))
     }
 
     fn head(&self) -> &Tensor {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    fn heads(&self) -> Heads {
-        Heads { query: self.config.num_heads, kv: self.config.num_kv_heads, dim: self.config.head_dim }
+    /// The first layer's input, `(T, H)`, and the angles of the positions.
+    fn embed(&self, packed: &Packed) -> Result<(Tensor, (Tensor, Tensor))> {
+        let ids = Tensor::from_slice(packed.tokens(), packed.len(), &self.device)?;
+        Ok((self.embedding.index_select(&ids, 0)?, self.angles(packed.positions())?))
     }
 
     /// Cosines and sines of every position's angles, each `(T, D / 2)`.

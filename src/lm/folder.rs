@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const SINGLE: &str = "model.safetensors";
+const GENERATION: &str = "generation_config.json";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// The folder's files, weights mapped.
@@ -37,9 +38,15 @@ impl Folder {
         read_text(&self.path.join(name))
     }
 
+    /// `generation_config.json`, where there is one.
+    pub(super) fn generation_config(&self) -> anyhow::Result<Option<String>> {
+        let path = self.path.join(GENERATION);
+        if path.is_file() { read_text(&path).map(Some) } else { Ok(None) }
+    }
+
     /// Every file whose content shapes what the model answers, in a fixed order.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        let beside = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+        let beside = ["config.json", GENERATION, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
         let beside = beside.map(|name| self.path.join(name)).into_iter().filter(|path| path.is_file());
         beside.chain(self.shards.iter().map(|shard| shard.path.clone())).collect()
     }

@@ -75,11 +75,7 @@ impl Gguf {
             output_bias: has("blk.0.attn_output.bias"),
             mlp_bias: has("blk.0.ffn_up.bias"),
             windows: vec![None; num_layers],
-            end_tokens: metadata
-                .optional_size("tokenizer.ggml.eos_token_id")?
-                .and_then(|id| u32::try_from(id).ok())
-                .into_iter()
-                .collect(),
+            end_tokens: metadata.end_tokens()?,
         };
         config.check()?;
         Ok(config)
@@ -197,6 +193,16 @@ impl<'a> Metadata<'a> {
 
     fn size(&self, key: &str) -> anyhow::Result<usize> {
         self.optional_size(key)?.ok_or_else(|| self.wrong(key, "a whole number"))
+    }
+
+    /// Ends of a sequence, of a turn and of a message, as far as the file knows them.
+    fn end_tokens(&self) -> anyhow::Result<Vec<u32>> {
+        let mut tokens = Vec::new();
+        for kind in ["eos", "eot", "eom"] {
+            let id = self.optional_size(&format!("tokenizer.ggml.{kind}_token_id"))?;
+            tokens.extend(id.and_then(|id| u32::try_from(id).ok()).filter(|id| !tokens.contains(id)));
+        }
+        Ok(tokens)
     }
 
     fn number(&self, key: &str) -> anyhow::Result<Option<f64>> {

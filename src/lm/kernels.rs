@@ -6,5 +6,7 @@
 
 pub(super) mod attention;
 pub(crate) mod matrix;
+pub(super) mod pages;
+pub(super) mod peak;
 pub(crate) mod tile;
 pub(crate) mod vector;

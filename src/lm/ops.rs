@@ -3,10 +3,13 @@
 //! Each is one fused kernel. None of them records a gradient, so a training graph must not be built through them. The CPU
 //! is the only device that has them so far.
 
+use super::cache::KvCache;
+use super::config::ModelConfig;
 use super::kernels::attention::Attention;
 use super::kernels::tile::Bf16;
 use super::kernels::vector;
 use super::layer::Precision;
+use super::meter::{Meter, Part};
 use super::packed::Packed;
 use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 use std::ops::Deref;
@@ -21,6 +24,10 @@ pub(super) struct Heads {
 }
 
 impl Heads {
+    pub(super) fn of(config: &ModelConfig) -> Self {
+        Self { query: config.num_heads, kv: config.num_kv_heads, dim: config.head_dim }
+    }
+
     /// Columns of the fused projection.
     pub(super) fn width(self) -> usize {
         (self.query + 2 * self.kv) * self.dim
@@ -54,14 +61,37 @@ pub(super) struct AttentionOptions<'a> {
     /// How many positions back a row sees, its own included; `None` for all.
     pub window: Option<usize>,
     pub precision: Precision,
+    pub meter: &'a Meter,
+}
+
+/// One layer of the caches of a batch's sequences, one for each segment.
+pub(super) struct CachedLayer<'a, 'b> {
+    pub caches: &'a mut [&'b mut KvCache],
+    pub layer: usize,
+}
+
+impl<'a> CachedLayer<'a, '_> {
+    fn pages<P>(self, of: impl Fn(&'a mut KvCache, usize) -> Option<&'a mut P>) -> Result<Vec<&'a mut P>> {
+        let layer = self.layer;
+        match self.caches.iter_mut().map(|cache| of(cache, layer)).collect() {
+            Some(pages) => Ok(pages),
+            None => bail!("a cache belongs to another decoder"),
+        }
+    }
 }
 
 /// Rotary causal attention, scaled by `1 / sqrt(D)`, of every row over all rows that it sees.
 ///
 /// `qkv` is `(T, heads.width())`, not yet rotated. The result is `(T, heads.query D)`, or `(rows.len(), heads.query D)`
-/// when only some rows are asked for.
-pub(super) fn attention(qkv: &Tensor, rows: Option<&[usize]>, options: &AttentionOptions<'_>) -> Result<Tensor> {
-    let AttentionOptions { packed, heads, angles: (cos, sin), head_norms, window, precision } = *options;
+/// when only some rows are asked for. With `cached`, every segment of the batch continues the sequence in the cache of the
+/// same index, whose layer gets the segment's keys and values.
+pub(super) fn attention(
+    qkv: &Tensor,
+    rows: Option<&[usize]>,
+    options: &AttentionOptions<'_>,
+    cached: Option<CachedLayer<'_, '_>>,
+) -> Result<Tensor> {
+    let AttentionOptions { packed, heads, angles: (cos, sin), head_norms, window, precision, meter } = *options;
     let (tokens, half) = (packed.len(), heads.dim / 2);
     if qkv.dims() != [tokens, heads.width()] || cos.dims() != [tokens, half] || sin.dims() != [tokens, half] {
         bail!("attention over {tokens} tokens got {:?}, {:?} and {:?}", qkv.dims(), cos.dims(), sin.dims());
@@ -80,9 +110,12 @@ pub(super) fn attention(qkv: &Tensor, rows: Option<&[usize]>, options: &Attentio
         heads,
         window,
     };
-    let out = match precision {
-        Precision::F32 => attention.run::<f32>(rows),
-        Precision::Bf16 => attention.run::<Bf16>(rows),
+    meter.count(Part::Attention, || attention.operations(rows));
+    let out = match (precision, cached) {
+        (Precision::F32, None) => attention.run::<f32>(rows),
+        (Precision::Bf16, None) => attention.run::<Bf16>(rows),
+        (Precision::F32, Some(cached)) => attention.run_cached(rows, &mut cached.pages(KvCache::f32)?),
+        (Precision::Bf16, Some(cached)) => attention.run_cached(rows, &mut cached.pages(KvCache::bf16)?),
     };
     Tensor::from_vec(out, (rows.map_or(tokens, <[usize]>::len), heads.query * heads.dim), &Device::Cpu)
 }

@@ -33,6 +33,15 @@ impl Packed {
         self.segments.len() - 1
     }
 
+    /// Appends tokens of a sequence whose first `position` tokens lie elsewhere, in a cache. Returns the segment's index.
+    pub(super) fn resume(&mut self, position: usize, tokens: &[u32]) -> usize {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        self.positions.extend((position as u32..).take(tokens.len()));
+        self.segments.push(Segment { rows: start..self.tokens.len(), parent: None });
+        self.segments.len() - 1
+    }
+
     /// How many tokens all segments have together.
     pub fn len(&self) -> usize {
         self.tokens.len()

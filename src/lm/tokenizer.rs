@@ -3,7 +3,7 @@
 //! A web page may contain `<|im_end|>`. Encoded as [`TextTokenizer::encode`] does, it stays nine harmless pieces of text; only
 //! [`TextTokenizer::encode_markup`], for templates that we wrote, turns it into the control token.
 
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, Message};
 use crate::error::{Exit, Failure};
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
@@ -60,6 +60,62 @@ impl TextTokenizer {
     /// Tokens of a template's text, in which control tokens count. Nothing is put before or after.
     pub fn encode_markup(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         Ok(self.markup.encode_fast(text, false).map_err(tokenizer_error)?.get_ids().to_vec())
+    }
+
+    /// Tokens of a conversation up to where the assistant speaks on after `reply_prefix`.
+    ///
+    /// What the messages say is text, never markup: a document in them cannot end its turn. A model without chat template
+    /// gets the messages' contents and the prefix one after the other, each after a blank line, and no roles.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the template cannot be rendered for these messages.
+    pub fn encode_chat(&self, messages: &[Message], reply_prefix: &str) -> anyhow::Result<Vec<u32>> {
+        let Some(chat) = &self.chat else {
+            let contents = messages.iter().map(|message| message.content.as_str());
+            let parts: Vec<&str> = contents.chain([reply_prefix]).filter(|part| !part.is_empty()).collect();
+            return Ok([self.start.clone(), self.encode(&parts.join("\n\n"))?].concat());
+        };
+        // Characters of a private use area stand in for the contents while the template is rendered; blanks around a
+        // content stay, because some templates trim them.
+        let places: Vec<char> = ('\u{F0000}'..).take(messages.len()).collect();
+        let stand_ins: Vec<Message> = messages
+            .iter()
+            .zip(&places)
+            .map(|(message, place)| {
+                let core = message.content.trim();
+                let content = match core {
+                    "" => message.content.clone(),
+                    _ => message.content.replacen(core, place.encode_utf8(&mut [0; 4]), 1),
+                };
+                Message { role: message.role, content }
+            })
+            .collect();
+        let rendered = chat.render(&stand_ins, true)? + reply_prefix;
+        let mut tokens = Vec::new();
+        for piece in rendered.split_inclusive(&places[..]) {
+            let place = piece.chars().next_back().and_then(|last| places.iter().position(|place| *place == last));
+            let markup = piece.strip_suffix(&places[..]).unwrap_or(piece);
+            tokens.extend(self.encode_markup(markup)?);
+            if let Some(index) = place {
+                tokens.extend(self.encode(messages[index].content.trim())?);
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// The control token that ends the assistant's turn in the chat template.
+    pub fn end_of_turn(&self) -> anyhow::Result<Option<u32>> {
+        const REPLY: &str = "\u{F0000}";
+        let turn = |role, content: &str| Message { role, content: content.to_owned() };
+        // A template that takes no such conversation shows nothing; real prompts will say what is wrong with it.
+        let Some(Ok(rendered)) =
+            self.chat.as_ref().map(|chat| chat.render(&[turn("user", "a"), turn("assistant", REPLY)], false))
+        else {
+            return Ok(None);
+        };
+        let Some((_, after)) = rendered.rsplit_once(REPLY) else { return Ok(None) };
+        let first = self.encode_markup(after.trim_start())?.first().copied();
+        Ok(first.filter(|id| self.markup.get_added_tokens_decoder().contains_key(id)))
     }
 
     /// What a plain prompt, without chat template, begins with.

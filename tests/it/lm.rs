@@ -32,9 +32,9 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data");
 
 #[derive(Deserialize)]
-struct Oracle {
+pub(crate) struct Oracle {
     tokenize: Vec<Tokenized>,
-    next_token_top10: Vec<NextToken>,
+    pub(crate) next_token_top10: Vec<NextToken>,
 }
 
 #[derive(Deserialize)]
@@ -44,19 +44,19 @@ struct Tokenized {
 }
 
 #[derive(Deserialize)]
-struct NextToken {
-    prompt_ids: Vec<u32>,
-    top10: Vec<Candidate>,
+pub(crate) struct NextToken {
+    pub(crate) prompt_ids: Vec<u32>,
+    pub(crate) top10: Vec<Candidate>,
 }
 
 #[derive(Deserialize)]
-struct Candidate {
-    id: u32,
-    logprob: f32,
+pub(crate) struct Candidate {
+    pub(crate) id: u32,
+    pub(crate) logprob: f32,
 }
 
 /// SmolLM2-135M-Instruct as `.ci/models` fetches it, and what llama.cpp says of it; `None` with a note where either is absent.
-fn smollm2() -> Option<(PathBuf, Oracle)> {
+pub(crate) fn smollm2() -> Option<(PathBuf, Oracle)> {
     let path = match std::env::var_os("FOUR_HABITS_SMOLLM2") {
         Some(path) => PathBuf::from(path),
         None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/models/SmolLM2-135M-Instruct.Q4_1.gguf"),
@@ -225,7 +225,7 @@ fn refused(spec: &LmJudgeSpec, expect: &str) {
 }
 
 /// A byte-level tokenizer in which some words are tokens of their own, with and without a blank before them.
-fn byte_tokenizer(words: &[&str]) -> String {
+pub(crate) fn byte_tokenizer(words: &[&str]) -> String {
     let mut vocab: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
     vocab.sort_unstable();
     let mut merges: Vec<(String, String)> = Vec::new();
@@ -412,7 +412,7 @@ fn plain_scores(spec: &LmJudgeSpec, text: &str) -> [f32; 4] {
 }
 
 /// What this processor can multiply in.
-fn precisions() -> impl Iterator<Item = Precision> {
+pub(crate) fn precisions() -> impl Iterator<Item = Precision> {
     [Precision::F32, Precision::Bf16].into_iter().filter(|precision| precision.usable())
 }
 

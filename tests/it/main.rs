@@ -14,6 +14,7 @@ mod cue;
 mod curate_hub;
 mod decontamination;
 mod disk;
+mod generate;
 mod hub;
 mod hub_faults;
 mod hub_peer;

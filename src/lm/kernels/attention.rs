@@ -7,6 +7,7 @@
 use super::super::ops::Heads;
 use super::super::packed::Packed;
 use super::matrix::Lines;
+use super::pages::KeyValuePages;
 use super::tile::{COLUMNS, Element, ROWS, Start, multiply};
 use super::vector;
 use rayon::prelude::*;
@@ -38,14 +39,23 @@ struct Block {
 }
 
 /// A run of keys that a block sees: consecutive panels of one segment.
-struct Keys {
+pub(super) struct Keys {
     /// The first panel, among all panels, and how many.
-    panel: usize,
-    panels: usize,
+    pub panel: usize,
+    pub panels: usize,
     /// Where in the sequence the first key of that panel stands.
-    position: usize,
+    pub position: usize,
     /// Keys of the segment from that panel on.
-    len: usize,
+    pub len: usize,
+}
+
+/// Where packed keys and values come from.
+pub(super) trait KeyValues<E>: Sync {
+    /// `[D / GROUP][COLUMNS][GROUP]`, a column per key.
+    fn keys(&self, shared: usize, panel: usize) -> &[E];
+
+    /// `[panel][COLUMNS / GROUP][COLUMNS][GROUP]`, a column per dimension of a slice of 64 of D, for a run of panels.
+    fn values(&self, shared: usize, slice: usize, panel: usize, panels: usize) -> &[E];
 }
 
 /// Buffers that a thread reuses.
@@ -60,9 +70,34 @@ struct Scratch<E> {
 impl Attention<'_> {
     /// `(T, heads.query D)`, or `(rows.len(), heads.query D)` for chosen rows.
     pub(in crate::lm) fn run<E: Element>(&self, rows: Option<&[usize]>) -> Vec<f32> {
+        let panels = Panels::<E>::pack(self);
+        self.over(rows, |block| (self.visible(block, &panels), &panels))
+    }
+
+    /// [`Attention::run`] of segments that continue sequences whose keys and values lie in a cache, one for each segment.
+    /// Those of the segments are added to them first.
+    pub(in crate::lm) fn run_cached<E: Element>(
+        &self,
+        rows: Option<&[usize]>,
+        caches: &mut [&mut KeyValuePages<E>],
+    ) -> Vec<f32> {
+        let segments: Vec<Range<usize>> = self.packed.segments().collect();
+        caches.par_iter_mut().zip(segments).for_each(|(cache, rows)| cache.append(self, rows));
+        let caches: Vec<&KeyValuePages<E>> = caches.iter().map(|cache| &**cache).collect();
+        self.over(rows, |block| {
+            let (first, last) = (self.position(block.rows.start), self.position(block.rows.end - 1));
+            (KeyValuePages::<E>::visible(first, last, self.window), caches[block.segment])
+        })
+    }
+
+    /// Every block of rows over the keys that `seen` says it sees.
+    fn over<'p, E: Element, P: KeyValues<E> + 'p>(
+        &self,
+        rows: Option<&[usize]>,
+        seen: impl Fn(&Block) -> (Vec<Keys>, &'p P) + Sync,
+    ) -> Vec<f32> {
         let width = self.heads.query * self.heads.dim;
         let blocks = self.blocks(rows);
-        let panels = Panels::<E>::pack(self);
         let mut out = vec![0f32; blocks.iter().map(|block| block.rows.len()).sum::<usize>() * width];
         let mut rest = &mut out[..];
         let mut tasks = Vec::with_capacity(blocks.len());
@@ -72,12 +107,22 @@ impl Attention<'_> {
             tasks.push((block, mine));
         }
         tasks.into_par_iter().for_each_init(Scratch::<E>::default, |scratch, (block, out)| {
-            let keys = self.visible(&block, &panels);
+            let (keys, panels) = seen(&block);
             for shared in 0..self.heads.kv {
-                self.block(&block, shared, &keys, &panels, scratch, out);
+                self.block(&block, shared, &keys, panels, scratch, out);
             }
         });
         out
+    }
+
+    /// Floating-point operations that the definition asks for: every query with every key it sees, twice.
+    pub(in crate::lm) fn operations(&self, rows: Option<&[usize]>) -> u64 {
+        let seen = |row: usize| (self.position(row) + 1).min(self.window.unwrap_or(usize::MAX)) as u64;
+        let pairs: u64 = match rows {
+            Some(rows) => rows.iter().map(|&row| seen(row)).sum(),
+            None => (0..self.packed.len()).map(seen).sum(),
+        };
+        4 * pairs * (self.heads.query * self.heads.dim) as u64
     }
 
     fn blocks(&self, rows: Option<&[usize]>) -> Vec<Block> {
@@ -126,7 +171,7 @@ impl Attention<'_> {
     }
 
     /// `scale` times a head of one row, normed and rotated as it should be, into `out`.
-    fn head(&self, row: usize, index: usize, scale: f32, out: &mut [f32]) {
+    pub(super) fn head(&self, row: usize, index: usize, scale: f32, out: &mut [f32]) {
         let Heads { query, kv, dim } = self.heads;
         let head = &self.qkv[row * self.heads.width() + index * dim..][..dim];
         let half = dim / 2;
@@ -144,13 +189,20 @@ impl Attention<'_> {
         }
     }
 
+    /// A slice of 64 dimensions, or what is left of them, of the values of one row.
+    pub(super) fn value(&self, row: usize, shared: usize, slice: usize) -> &[f32] {
+        let Heads { query, kv, dim } = self.heads;
+        let start = (query + kv + shared) * dim + slice * COLUMNS;
+        &self.qkv[row * self.heads.width() + start..][..COLUMNS.min(dim - slice * COLUMNS)]
+    }
+
     /// The query heads that share key-value head `shared`, for all rows of a block.
     fn block<E: Element>(
         &self,
         block: &Block,
         shared: usize,
         keys: &[Keys],
-        panels: &Panels<E>,
+        panels: &impl KeyValues<E>,
         scratch: &mut Scratch<E>,
         out: &mut [f32],
     ) {
@@ -237,6 +289,20 @@ impl Attention<'_> {
     }
 }
 
+/// Writes a key into its column of a panel.
+pub(super) fn put_key<E: Element>(panel: &mut [E], column: usize, key: &[f32]) {
+    for (d, x) in key.iter().enumerate() {
+        panel[(d / E::GROUP * COLUMNS + column) * E::GROUP + d % E::GROUP] = E::from_f32(*x);
+    }
+}
+
+/// Writes a value into its row of a panel.
+pub(super) fn put_value<E: Element>(panel: &mut [E], row: usize, value: &[f32]) {
+    for (column, x) in value.iter().enumerate() {
+        panel[(row / E::GROUP * COLUMNS + column) * E::GROUP + row % E::GROUP] = E::from_f32(*x);
+    }
+}
+
 /// All keys and values of a batch, packed.
 struct Panels<E> {
     /// `[head][panel][D / GROUP][COLUMNS][GROUP]`: a column per key.
@@ -271,32 +337,27 @@ impl<E: Element> Panels<E> {
                 let mut head = vec![0f32; dim];
                 for (column, row) in rows.clone().enumerate() {
                     attention.head(row, query + shared, 1.0, &mut head);
-                    for (d, x) in head.iter().enumerate() {
-                        panel[(d / E::GROUP * COLUMNS + column) * E::GROUP + d % E::GROUP] = E::from_f32(*x);
-                    }
+                    put_key(panel, column, &head);
                 }
             });
             values.par_chunks_mut(COLUMNS * COLUMNS).enumerate().for_each(|(index, panel)| {
                 let (head, rows) = (index / count, &rows[index % count]);
                 let (shared, slice) = (head / slices, head % slices);
-                let start = (query + kv + shared) * dim + slice * COLUMNS;
-                let width = COLUMNS.min(dim - slice * COLUMNS);
                 for (k, row) in rows.clone().enumerate() {
-                    let value = &attention.qkv[row * attention.heads.width() + start..][..width];
-                    for (column, x) in value.iter().enumerate() {
-                        panel[(k / E::GROUP * COLUMNS + column) * E::GROUP + k % E::GROUP] = E::from_f32(*x);
-                    }
+                    put_value(panel, k, attention.value(row, shared, slice));
                 }
             });
         }
         Self { keys, values, first, count, key_size, slices }
     }
+}
 
+impl<E: Element> KeyValues<E> for Panels<E> {
     fn keys(&self, shared: usize, panel: usize) -> &[E] {
         &self.keys[(shared * self.count + panel) * self.key_size..][..self.key_size]
     }
 
-    /// The values of consecutive panels; they are one long panel.
+    /// Consecutive panels are one long panel.
     fn values(&self, shared: usize, slice: usize, panel: usize, panels: usize) -> &[E] {
         let size = COLUMNS * COLUMNS;
         &self.values[((shared * self.slices + slice) * self.count + panel) * size..][..panels * size]

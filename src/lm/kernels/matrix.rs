@@ -1,10 +1,11 @@
 //! Matrix products with packed weights, with what comes before (RMSNorm) and after (bias, residual, SwiGLU) fused in.
 
+use super::super::meter::{Meter, Part, Within};
 use super::tile::{COLUMNS, Element, ROWS, Start, multiply};
 use super::vector;
 use rayon::prelude::*;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 /// A weight matrix in panels, see [`super::tile`].
 pub(in crate::lm) struct PackedMatrix<E> {
@@ -77,66 +78,130 @@ impl<E: Element> PackedMatrix<E> {
         self.width
     }
 
+    /// Floating-point operations of a product of so many rows.
+    pub(in crate::lm) fn operations(&self, rows: usize) -> u64 {
+        let outputs = if self.interleaved { 2 * self.width } else { self.width };
+        2 * (rows * self.inner * outputs) as u64
+    }
+
     /// `norm(x) W^T + bias` for `x` of `(T, inner)`: `(T, width)`; of an interleaved matrix `silu(gate) * up`.
     ///
     /// # Panics
     /// When lengths do not fit; [`super::super::layer`] checks them.
-    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>) -> Vec<f32> {
+    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>, meter: &Meter) -> Vec<f32> {
         let rows = x.len() / self.inner;
         assert_eq!(x.len(), rows * self.inner, "the input's width");
         let mut out = vec![0f32; rows * self.width];
+        let within = meter.within(Part::Qkv);
+        if few(rows) {
+            self.by_columns(x, norm, None, &mut out, within);
+            return out;
+        }
         let task = rows_per_task(rows);
         let tasks = out.par_chunks_mut(task * self.width).zip(x.par_chunks(task * self.inner));
-        tasks.for_each_init(Vec::new, |a, (out, x)| self.block(x, norm, None, out, a));
+        tasks.for_each_init(Vec::new, |a, (out, x)| self.block(x, norm, None, out, a, within));
         out
     }
 
     /// [`PackedMatrix::product`] of a few rows, on one thread, plus `added` of `(T, width)` if there is something to add.
-    fn block(&self, x: &[f32], norm: Option<Norm<'_>>, added: Option<&[f32]>, out: &mut [f32], a: &mut Vec<E>) {
-        let groups = self.inner.div_ceil(E::GROUP);
-        let stride = groups * E::GROUP;
+    fn block(
+        &self,
+        x: &[f32],
+        norm: Option<Norm<'_>>,
+        added: Option<&[f32]>,
+        out: &mut [f32],
+        a: &mut Vec<E>,
+        within: Within<'_>,
+    ) {
+        self.convert(x, norm, a, within);
+        self.panels(a, 0..self.panel_count(), added, out, self.width);
+    }
+
+    /// What [`PackedMatrix::block`] does, on all threads: each reads its share of the weights, and all of them only once.
+    fn by_columns(
+        &self,
+        x: &[f32],
+        norm: Option<Norm<'_>>,
+        added: Option<&[f32]>,
+        out: &mut [f32],
+        within: Within<'_>,
+    ) {
+        let mut a = Vec::new();
+        self.convert(x, norm, &mut a, within);
         let rows = x.len() / self.inner;
-        a.resize(rows * stride, E::default());
-        let mut normed = vec![0f32; self.inner];
-        for (a, x) in a.chunks_exact_mut(stride).zip(x.chunks_exact(self.inner)) {
-            match norm {
-                Some(Norm { weight, eps }) => {
-                    let scale = 1.0 / (vector::sum_of_squares(x) / self.inner as f32 + eps).sqrt();
-                    vector::scale_by(&mut normed, x, scale, weight);
-                    E::convert(a, &normed);
-                }
-                None => E::convert(a, x),
+        let panels = self.panel_count();
+        let share = panels.div_ceil(4 * rayon::current_num_threads());
+        // A thread's columns lie apart in `out`, so it has memory of its own for them.
+        let parts: Vec<(Range<usize>, Vec<f32>)> = (0..panels.div_ceil(share))
+            .into_par_iter()
+            .map(|part| {
+                let range = part * share..((part + 1) * share).min(panels);
+                let columns = range.start * self.outputs()..(range.end * self.outputs()).min(self.width);
+                let mut out = vec![0f32; rows * columns.len()];
+                self.panels(&a, range, added, &mut out, columns.len());
+                (columns, out)
+            })
+            .collect();
+        for (columns, part) in parts {
+            for (out, part) in out.chunks_exact_mut(self.width).zip(part.chunks_exact(columns.len())) {
+                out[columns.clone()].copy_from_slice(part);
             }
         }
+    }
 
-        let outputs = if self.interleaved { COLUMNS / 2 } else { COLUMNS };
+    /// The rows of `x`, normed if there is a norm, as they are multiplied.
+    fn convert(&self, x: &[f32], norm: Option<Norm<'_>>, a: &mut Vec<E>, within: Within<'_>) {
+        let stride = self.stride();
+        a.resize(x.len() / self.inner * stride, E::default());
+        within.time(Part::Norm, || {
+            let mut normed = vec![0f32; self.inner];
+            for (a, x) in a.chunks_exact_mut(stride).zip(x.chunks_exact(self.inner)) {
+                match norm {
+                    Some(Norm { weight, eps }) => {
+                        let scale = 1.0 / (vector::sum_of_squares(x) / self.inner as f32 + eps).sqrt();
+                        vector::scale_by(&mut normed, x, scale, weight);
+                        E::convert(a, &normed);
+                    }
+                    None => E::convert(a, x),
+                }
+            }
+        });
+    }
+
+    /// The columns of some panels for the converted rows `a`. `out` has those columns alone, its rows `out_width` long;
+    /// `added` has all.
+    fn panels(&self, a: &[E], range: Range<usize>, added: Option<&[f32]>, out: &mut [f32], out_width: usize) {
+        let (outputs, stride) = (self.outputs(), self.stride());
+        let groups = stride / E::GROUP;
+        let rows = a.len() / stride;
         let mut sums = [0.0; ROWS * COLUMNS];
-        for (index, panel) in self.panels.chunks_exact(stride * COLUMNS).enumerate() {
+        for index in range.clone() {
+            let panel = &self.panels[index * stride * COLUMNS..][..stride * COLUMNS];
             let first = index * outputs;
             let whole = !self.interleaved && first + COLUMNS <= self.width;
             let bias = self.bias.as_ref().map(|bias| Start { from: &bias[index * COLUMNS..][..COLUMNS], stride: 0 });
             for row in (0..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - row);
-                let (a, at) = (&a[row * stride..], row * self.width + first);
+                let a = &a[row * stride..];
+                let (at, from) = (row * out_width + first - range.start * outputs, row * self.width + first);
                 match (whole, bias, added) {
                     // The sums start from what is added and go where they belong.
                     (true, None, Some(added)) => {
-                        let start = Start { from: &added[at..], stride: self.width };
-                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width);
+                        let start = Start { from: &added[from..], stride: self.width };
+                        multiply(a, stride, count, panel, groups, start, &mut out[at..], out_width);
                     }
                     (true, bias, None) => {
                         let start = bias.unwrap_or(Start::ZERO);
-                        multiply(a, stride, count, panel, groups, start, &mut out[at..], self.width);
+                        multiply(a, stride, count, panel, groups, start, &mut out[at..], out_width);
                     }
                     // Everything else goes through a tile's worth of memory.
                     _ => {
                         multiply(a, stride, count, panel, groups, bias.unwrap_or(Start::ZERO), &mut sums, COLUMNS);
                         let width = outputs.min(self.width - first);
                         for (row, sums) in sums.chunks_exact(COLUMNS).take(count).enumerate() {
-                            let at = at + row * self.width;
-                            let out = &mut out[at..at + width];
+                            let out = &mut out[at + row * out_width..][..width];
                             match added {
-                                Some(added) => vector::sum(out, sums, &added[at..]),
+                                Some(added) => vector::sum(out, sums, &added[from + row * self.width..]),
                                 None if self.interleaved => {
                                     let (gate, up) = sums.split_at(outputs);
                                     vector::swiglu(out, gate, up);
@@ -149,6 +214,20 @@ impl<E: Element> PackedMatrix<E> {
             }
         }
     }
+
+    /// Outputs of a panel.
+    fn outputs(&self) -> usize {
+        if self.interleaved { COLUMNS / 2 } else { COLUMNS }
+    }
+
+    fn panel_count(&self) -> usize {
+        self.width.div_ceil(self.outputs())
+    }
+
+    /// Elements of a converted row.
+    fn stride(&self) -> usize {
+        self.inner.next_multiple_of(E::GROUP)
+    }
 }
 
 /// What a layer does to each row on its own after attention.
@@ -158,37 +237,54 @@ pub(in crate::lm) struct AfterAttention<'a, E> {
     /// Interleaved.
     pub gate_up: &'a PackedMatrix<E>,
     pub down: &'a PackedMatrix<E>,
+    pub meter: &'a Meter,
 }
 
 impl<E: Element> AfterAttention<'_, E> {
     /// `y + down(swiglu(norm(y)))` with `y = x + output(attended)`, for `attended` of `(T, heads D)` and `x` of `(T, H)`: `(T, H)`.
     ///
-    /// A block of rows goes all the way on one thread, so that what lies between the products stays in its cache.
+    /// A block of rows goes all the way on one thread, so that what lies between the products stays in its cache; unless
+    /// there are so few rows that reading the weights is the work, which threads then share.
     pub(in crate::lm) fn run(&self, attended: &[f32], x: &[f32]) -> Vec<f32> {
         let width = self.down.width;
         let rows = x.len() / width;
         assert_eq!((x.len(), attended.len()), (rows * width, rows * self.output.inner), "the inputs' widths");
         let mut out = vec![0f32; rows * width];
+        let within = self.meter.within(Part::OutputMlp);
+        if few(rows) {
+            let (mut y, mut gated) = (vec![0f32; x.len()], vec![0f32; rows * self.gate_up.width]);
+            self.output.by_columns(attended, None, Some(x), &mut y, within);
+            self.gate_up.by_columns(&y, Some(self.norm), None, &mut gated, within);
+            self.down.by_columns(&gated, None, Some(&y), &mut out, within);
+            return out;
+        }
         let task = rows_per_task(rows);
         let inputs = attended.par_chunks(task * self.output.inner).zip(x.par_chunks(task * width));
         out.par_chunks_mut(task * width).zip(inputs).for_each_init(
             || (Vec::new(), Vec::new(), Vec::new()),
             |(a, y, gated), (out, (attended, x))| {
                 y.resize(x.len(), 0.0);
-                self.output.block(attended, None, Some(x), y, a);
+                self.output.block(attended, None, Some(x), y, a, within);
                 gated.resize(x.len() / width * self.gate_up.width, 0.0);
-                self.gate_up.block(y, Some(self.norm), None, gated, a);
-                self.down.block(gated, None, Some(y), out, a);
+                self.gate_up.block(y, Some(self.norm), None, gated, a, within);
+                self.down.block(gated, None, Some(y), out, a, within);
             },
         );
         out
     }
 }
 
+/// How many rows a parallel task takes at most.
+const MOST: usize = 16 * ROWS;
+
+/// Whether there are too few rows to give each thread a full task of them.
+fn few(rows: usize) -> bool {
+    rows < MOST * rayon::current_num_threads()
+}
+
 /// How many rows one parallel task takes: enough to reuse a panel while it is in cache, few enough that every thread has
 /// several tasks.
 pub(super) fn rows_per_task(rows: usize) -> usize {
-    const MOST: usize = 16 * ROWS;
     (rows / (4 * rayon::current_num_threads())).clamp(1, MOST).next_multiple_of(ROWS)
 }
 
@@ -268,13 +364,13 @@ mod tests {
         let (x, weight, bias) = (wave(rows * inner, 0.7), wave(width * inner, 0.3), wave(width, 0.9));
         let plain = naive(&x, &weight, inner, None);
         let packed = PackedMatrix::<E>::new(&weight, inner, None);
-        close(&packed.product(&x, None), &plain, tolerance);
+        close(&packed.product(&x, None, &Meter::default()), &plain, tolerance);
 
         let biased = PackedMatrix::<E>::new(&weight, inner, Some(&bias));
         let added = wave(rows * width, 0.1);
         let expect: Vec<f32> = naive(&x, &weight, inner, Some(&bias)).iter().zip(&added).map(|(a, b)| a + b).collect();
         let mut sums = vec![0.0; added.len()];
-        biased.block(&x, None, Some(&added), &mut sums, &mut Vec::new());
+        biased.block(&x, None, Some(&added), &mut sums, &mut Vec::new(), Meter::default().within(Part::Qkv));
         close(&sums, &expect, tolerance);
 
         let norm_weight = wave(inner, 1.1);
@@ -286,7 +382,11 @@ mod tests {
             })
             .collect();
         let norm = Norm { weight: &norm_weight, eps: 1e-5 };
-        close(&packed.product(&x, Some(norm)), &naive(&normed, &weight, inner, None), 2.0 * tolerance);
+        close(
+            &packed.product(&x, Some(norm), &Meter::default()),
+            &naive(&normed, &weight, inner, None),
+            2.0 * tolerance,
+        );
 
         if width.is_multiple_of(2) {
             let both = PackedMatrix::<E>::interleaved(&weight, inner, Some(&bias));
@@ -297,13 +397,14 @@ mod tests {
                     gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
                 })
                 .collect();
-            close(&both.product(&x, None), &expect, 4.0 * tolerance);
+            close(&both.product(&x, None, &Meter::default()), &expect, 4.0 * tolerance);
         }
     }
 
     #[test]
     fn products_equal_the_definition() {
-        for (rows, inner, width) in [(1, 1, 1), (1, 64, 64), (7, 33, 70), (13, 48, 130), (200, 24, 96)] {
+        let many = MOST * rayon::current_num_threads() + 5;
+        for (rows, inner, width) in [(1, 1, 1), (1, 64, 64), (7, 33, 70), (13, 48, 130), (many, 24, 96)] {
             check::<f32>(rows, inner, width, 1e-4);
             check::<Bf16>(rows, inner, width, 0.1);
         }
@@ -311,12 +412,15 @@ mod tests {
 
     #[test]
     fn a_row_does_not_depend_on_the_others() {
-        let (x, weight) = (wave(50 * 40, 0.7), wave(72 * 40, 0.3));
-        let packed = PackedMatrix::<f32>::new(&weight, 40, None);
-        let together = packed.product(&x, None);
-        for row in [0, 5, 6, 49] {
-            let alone = packed.product(&x[row * 40..][..40], None);
-            assert_eq!(alone, together[row * 72..][..72]);
+        let many = MOST * rayon::current_num_threads();
+        for rows in [50, many] {
+            let (x, weight) = (wave(rows * 40, 0.7), wave(72 * 40, 0.3));
+            let packed = PackedMatrix::<f32>::new(&weight, 40, None);
+            let together = packed.product(&x, None, &Meter::default());
+            for row in [0, 5, 6, rows - 1] {
+                let alone = packed.product(&x[row * 40..][..40], None, &Meter::default());
+                assert_eq!(alone, together[row * 72..][..72]);
+            }
         }
     }
 }
