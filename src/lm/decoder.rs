@@ -7,7 +7,9 @@ use super::layer::{Layer, Precision, Projection, Projections, Weights};
 use super::meter::{Meter, Part};
 use super::ops::{self, AttentionOptions, CachedLayer, Heads};
 use super::packed::Packed;
+use super::parameters::Parameters;
 use crate::error::{Exit, Failure};
+use anyhow::Context;
 use candle_core::{Device, Result, Tensor};
 
 /// A loaded model.
@@ -36,13 +38,35 @@ impl Decoder {
                 .hint("use `--device cpu`")
                 .into());
         }
+        Self::read(checkpoint.config(), &|name, shape| checkpoint.tensor(name, shape), device, precision)
+    }
+
+    /// A decoder of weights in training, as they are now: it keeps a copy, packed for products.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the parameters are not the configuration's, or the instructions are lacking.
+    pub fn from_parameters(config: &ModelConfig, parameters: &Parameters, precision: Precision) -> anyhow::Result<Self> {
+        parameters.check(config)?;
+        let find = |name: &str, shape: &[usize]| {
+            let found = parameters.get(name).with_context(|| format!("no tensor `{name}`"))?;
+            Ok(Tensor::from_slice(&found.values, shape, &Device::Cpu)?)
+        };
+        Self::read(config, &find, &Device::Cpu, precision)
+    }
+
+    fn read(
+        config: &ModelConfig,
+        find: &dyn Fn(&str, &[usize]) -> anyhow::Result<Tensor>,
+        device: &Device,
+        precision: Precision,
+    ) -> anyhow::Result<Self> {
         if !precision.usable() {
             return Err(Failure::new(Exit::Usage, format!("this processor cannot multiply in {precision:?}"))
                 .hint("use f32")
                 .into());
         }
-        let config = checkpoint.config().clone();
-        let reader = Reader { checkpoint, device, precision };
+        let config = config.clone();
+        let reader = Reader { find, device, precision };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let layers = (0..config.num_layers).map(|index| reader.layer(&config, index)).collect::<anyhow::Result<_>>()?;
         Ok(Self {
@@ -175,16 +199,16 @@ impl Decoder {
     }
 }
 
-/// Reads tensors from a checkpoint onto a device.
+/// Reads tensors onto a device.
 struct Reader<'a> {
-    checkpoint: &'a Checkpoint,
+    find: &'a dyn Fn(&str, &[usize]) -> anyhow::Result<Tensor>,
     device: &'a Device,
     precision: Precision,
 }
 
 impl Reader<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> anyhow::Result<Tensor> {
-        Ok(self.checkpoint.tensor(name, shape)?.to_device(self.device)?)
+        Ok((self.find)(name, shape)?.to_device(self.device)?)
     }
 
     /// Several projections of one input, `(module, rows)` each, stacked into one weight and one bias.

@@ -253,3 +253,6 @@ impl Critic for LmCritic {
         Ok(norm)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! maths    kl · gae · advantage · loss · statistics      slices in, slices and closed-form gradients out
 //! rewards  math_answer · reward
 //! loop     rollout · ppo (one file, the algorithm) over the traits Policy, Scorer and Critic
+//! models   lm_policy (language models behind the traits)
 //! ```
 //!
 //! Invariant: this module knows no files, clock, network or process. A stage gives it models, prompts and rewards.
@@ -15,6 +16,7 @@
 pub mod advantage;
 pub mod gae;
 pub mod kl;
+pub mod lm_policy;
 pub mod loss;
 pub mod math_answer;
 pub mod ppo;
