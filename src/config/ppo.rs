@@ -1,5 +1,6 @@
 //! `[ppo]`: reinforcement learning from rule rewards.
 
+use super::Prime;
 use super::pretrain::{Checkpoints, TrainingPrecision};
 use crate::countdown::verdict;
 use crate::error::Failure;
@@ -154,6 +155,29 @@ impl Ppo {
         10
     }
 
+    /// The table with its puzzles like those of the priming traces, where it does not say otherwise.
+    pub fn resolved(&self, prime: Option<&Prime>) -> Self {
+        let mut resolved = self.clone();
+        if let Some(prime) = prime {
+            let puzzles = &mut resolved.puzzles;
+            puzzles.sizes.get_or_insert_with(|| prime.sizes.clone());
+            puzzles.numbers.get_or_insert(prime.numbers);
+            puzzles.targets.get_or_insert(prime.targets);
+            puzzles.query = puzzles.query.take().or_else(|| prime.query.clone());
+        }
+        resolved
+    }
+
+    /// Steps of a run that is limited to so many training prompts.
+    pub fn steps_within(&self, limit: Option<u64>) -> u64 {
+        limit.map_or(self.steps, |limit| self.steps.min(limit.div_ceil(self.prompts as u64).max(1)))
+    }
+
+    /// Held-out puzzles of a run that is limited to so many.
+    pub fn puzzles_within(&self, limit: Option<u64>) -> usize {
+        limit.map_or(self.eval.puzzles, |limit| self.eval.puzzles.min(limit.max(1) as usize))
+    }
+
     /// Responses of a step.
     pub fn rollouts(&self) -> usize {
         self.prompts * self.samples
@@ -183,7 +207,7 @@ pub enum Compat {
 
 /// Countdown puzzles. Training, validation and test puzzles never share their numbers, and none shares them with priming traces of
 /// the same seed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Puzzles {
     /// How many numbers a puzzle has; each count is drawn equally often. If absent, as in `[prime]`, else 3 and 4.
@@ -194,12 +218,6 @@ pub struct Puzzles {
     pub targets: Option<[u32; 2]>,
     /// A file to use as query in place of the embedded one. If absent, that of `[prime]`.
     pub query: Option<String>,
-}
-
-impl Default for Puzzles {
-    fn default() -> Self {
-        Self { sizes: None, numbers: None, targets: None, query: None }
-    }
 }
 
 /// What responses earn: by verdict, or by a program of your own.
@@ -410,8 +428,11 @@ pub(super) fn check(
         ("kl.horizon", ppo.kl.horizon, 1.0, 1e12),
         ("reward.timeout-seconds", ppo.reward.timeout_seconds, positive, 1e6),
     ];
-    for (name, reward) in [("solved", ppo.reward.solved), ("form", ppo.reward.form), ("missing", ppo.reward.missing)] {
-        ranges.push((if name == "solved" { "reward.solved" } else if name == "form" { "reward.form" } else { "reward.missing" }, reward, -1e6, 1e6));
+    let reward = &ppo.reward;
+    for (key, reward) in
+        [("reward.solved", reward.solved), ("reward.form", reward.form), ("reward.missing", reward.missing)]
+    {
+        ranges.push((key, reward, -1e6, 1e6));
     }
     if let Truncated::Reward(reward) = ppo.truncated {
         ranges.push(("truncated.reward", reward, -1e6, 1e6));

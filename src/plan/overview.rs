@@ -256,7 +256,7 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
             }
             Work::Prime(prime) => crate::stages::prime::traces(prime, plan.limit) * TRACE_BYTES,
             Work::Pretrain(pretrain) => TrainingEstimate::new(plan, stage, pretrain).disk_bytes(pretrain),
-            Work::Curate(_) | Work::Rewrite(_) | Work::Report(_) => 0,
+            Work::Curate(_) | Work::Rewrite(_) | Work::Ppo(_) | Work::Report(_) => 0,
         };
     }
     total

@@ -84,7 +84,7 @@ impl Findings {
                 Work::Classify(_) => findings.judged.push(judged(plan, stage, dir, !sampled_elsewhere())?),
                 Work::Curate(_) => findings.curated.push(curated(stage, &manifests(plan, stage, dir)?, dir)?),
                 Work::Pretrain(_) => findings.trained.extend(trained(plan, stage, dir)?),
-                Work::Sketch(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Report(_) => {}
+                Work::Sketch(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Ppo(_) | Work::Report(_) => {}
             }
         }
         Ok(findings)

@@ -12,6 +12,8 @@
 //!   prime/<condition>/{train,test}.parquet, prime/verl/…, fairness.json, README.md
 //!   tokens/<hash>.tokens                training data as tokens, shared by arms
 //!   pretrain/model/                    the trained model; checkpoints/, metrics.jsonl, metrics.parquet, samples.jsonl, README.md
+//!   ppo/model/                         the model trained by reinforcement; checkpoints/, metrics.jsonl, metrics.parquet,
+//!                                      rollouts/step-*.parquet, evaluations/step-*.parquet
 //!   arms/<arm>/…                       the same for stages that an arm changes
 //! ```
 
@@ -28,7 +30,7 @@ pub struct RunDir {
 }
 
 /// What runs put into their folder. The plan is last: as long as it is there, the folder is known as a run's.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "manifests",
     "arms",
     "classify",
@@ -37,6 +39,7 @@ const OURS: [&str; 13] = [
     "rewrite",
     "prime",
     "pretrain",
+    "ppo",
     "tokens",
     "report",
     "fetch",

@@ -4,6 +4,7 @@ pub mod classify;
 pub mod curate;
 pub mod documents;
 pub mod pretrain;
+pub mod ppo;
 pub mod prime;
 pub mod report;
 pub mod rewrite;

@@ -130,7 +130,7 @@ impl Tools {
     }
 
     fn draw(&self, prime: &Prime, seed: u64, part: Part) -> Result<Draw, Failure> {
-        let splits = Splits { seed, test: TEST_SHARE, validation: RL_SHARE };
+        let splits = splits(seed);
         let source = Source::Drawn(PuzzleSpec::from(prime));
         Draw::new(source, self.excluded.clone(), Some((splits, part.split())), seed_of(seed, part))
     }
@@ -164,6 +164,11 @@ impl Tools {
         let length = count.map_or_else(|| trace.completion.chars().count(), |count| count(&trace.completion));
         Ok((trace, length))
     }
+}
+
+/// How number multisets are divided: for priming, for RL prompts (there called validation), for testing.
+pub(super) fn splits(seed: u64) -> Splits {
+    Splits { seed, test: TEST_SHARE, validation: RL_SHARE }
 }
 
 fn seed_of(seed: u64, part: Part) -> u64 {
