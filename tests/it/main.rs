@@ -25,6 +25,7 @@ mod lm;
 mod made_documents;
 mod math_docs;
 mod near_duplicates;
+mod ppo;
 mod prime;
 mod program;
 mod recipe;

@@ -109,7 +109,7 @@ impl Learner {
             Some((folder, state)) => {
                 let parameters = Parameters::from_checkpoint(&Checkpoint::open(folder)?)?;
                 let moments = WeightsFile::open(&folder.join(MOMENTS))?;
-                let optimizer = optimizer(&moments, &parameters, actor.adamw, state.actor_updates)?;
+                let optimizer = saved_optimizer(&moments, &parameters, actor.adamw, state.actor_updates)?;
                 (parameters, optimizer)
             }
         };
@@ -127,8 +127,8 @@ impl Learner {
                 let parameters = Parameters::from_named(config, |name, shape| weights.read(name, shape))?;
                 let head = like(&LmCritic::new_head(config), |name, shape| weights.read(name, shape))?;
                 let steps = state.critic_updates;
-                let body_optimizer = optimizer(&moments, &parameters, values.adamw, steps)?;
-                let head_optimizer = optimizer(&moments, &head, values.adamw, steps)?;
+                let body_optimizer = saved_optimizer(&moments, &parameters, values.adamw, steps)?;
+                let head_optimizer = saved_optimizer(&moments, &head, values.adamw, steps)?;
                 Some(LmCritic::new(model(parameters)?, body_optimizer, head, head_optimizer, values))
             }
         };
@@ -202,7 +202,7 @@ fn moments<'a>(optimizers: &'a [&'a AdamW]) -> impl Iterator<Item = (String, &'a
     })
 }
 
-fn optimizer(moments: &WeightsFile, parameters: &Parameters, options: AdamWOptions, steps: u64) -> anyhow::Result<AdamW> {
+fn saved_optimizer(moments: &WeightsFile, parameters: &Parameters, options: AdamWOptions, steps: u64) -> anyhow::Result<AdamW> {
     let moment = |prefix: &str| like(parameters, |name, shape| moments.read(&format!("{prefix}.{name}"), shape));
     Ok(AdamW { options, steps, first_moment: moment("first")?, second_moment: moment("second")? })
 }

@@ -12,7 +12,6 @@ use crate::error::{Exit, Failure};
 use crate::lm::TextTokenizer;
 use crate::stages::prime;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 /// A puzzle as the model sees it.
