@@ -276,13 +276,7 @@ pub struct Kl {
 
 impl Default for Kl {
     fn default() -> Self {
-        Self {
-            place: KlWhere::Reward,
-            estimator: KlEstimator::K1,
-            coefficient: 0.001,
-            target: None,
-            horizon: 10_000.0,
-        }
+        Self { place: KlWhere::Reward, estimator: KlEstimator::K1, coefficient: 0.001, target: None, horizon: 10_000.0 }
     }
 }
 

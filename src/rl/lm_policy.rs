@@ -6,7 +6,10 @@
 use super::ppo::{Critic, Policy, PolicySlopes, Scorer, Scores, ValueSlopes};
 use super::rollout::{Request, Sampled, Sequence};
 use crate::error::{Exit, Failure};
-use crate::lm::{BatchLimits, Decoder, Endings, ModelConfig, Parameter, Parameters, Precision, Request as GenerateRequest, SamplingRule};
+use crate::lm::{
+    BatchLimits, Decoder, Endings, ModelConfig, Parameter, Parameters, Precision, Request as GenerateRequest,
+    SamplingRule,
+};
 use crate::train::adamw::{AdamWOptions, clip_global_norm, global_norm, scale};
 use crate::train::{AdamW, Objective, Prediction, RowLoss, TrainBatch, TrainModel};
 
@@ -115,9 +118,11 @@ impl Policy for LmPolicy {
         let answers = self.decoder()?.generate(&asked, SamplingRule::PLAIN, endings, limits)?;
         let sampled = answers.into_iter().zip(requests).map(|(answer, request)| match answer {
             Ok(generation) => Ok(Sampled { tokens: generation.tokens, log_probs: generation.logprobs }),
-            Err(why) => Err(Failure::new(Exit::Failed, format!("prompt {} has no response: {why}", request.prompt + 1))
-                .hint("a prompt and `max-response-tokens` must fit the model's context")
-                .into()),
+            Err(why) => {
+                Err(Failure::new(Exit::Failed, format!("prompt {} has no response: {why}", request.prompt + 1))
+                    .hint("a prompt and `max-response-tokens` must fit the model's context")
+                    .into())
+            }
         });
         sampled.collect()
     }
@@ -178,13 +183,7 @@ impl LmCritic {
         Parameters::of(vec![zeros("score.weight", vec![1, config.hidden_size]), zeros("score.bias", vec![1])])
     }
 
-    pub fn new(
-        model: TrainModel,
-        optimizer: AdamW,
-        head: Parameters,
-        head_optimizer: AdamW,
-        descent: Descent,
-    ) -> Self {
+    pub fn new(model: TrainModel, optimizer: AdamW, head: Parameters, head_optimizer: AdamW, descent: Descent) -> Self {
         let (gradients, head_gradients) = (model.parameters.zeros_like(), head.zeros_like());
         Self { model, optimizer, head, head_optimizer, descent, gradients, head_gradients }
     }

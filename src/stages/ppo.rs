@@ -150,7 +150,8 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
     };
     let metrics = LineLog::open(&folder.join(METRICS), state.metrics_bytes)?;
     let settings = settings(ppo, seed, base.end_tokens.clone());
-    let held_out = prompts.held_out(ppo.eval.split, ppo.puzzles_within(runner.plan.limit), base.vocabulary.tokenizer())?;
+    let held_out =
+        prompts.held_out(ppo.eval.split, ppo.puzzles_within(runner.plan.limit), base.vocabulary.tokenizer())?;
     if held_out.is_empty() {
         return Err(Failure::new(Exit::Usage, "no puzzle is left to look at")
             .hint("widen `ppo.puzzles.numbers` or `ppo.puzzles.targets`")
@@ -158,7 +159,16 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
     }
     let work = Job { runner, stage, ppo, folder, base, prompts, held_out, checkpoints, settings, steps };
     let judge = Judge::new(ppo)?;
-    let mut course = Course { learner, state, metrics, judge, saved: resumed, best_now: None, started: Instant::now(), done_here: 0 };
+    let mut course = Course {
+        learner,
+        state,
+        metrics,
+        judge,
+        saved: resumed,
+        best_now: None,
+        started: Instant::now(),
+        done_here: 0,
+    };
     match work.train(&mut course, resumed)? {
         true => Ok(Some(work.finish(&course)?)),
         false => Ok(None),
@@ -377,13 +387,7 @@ impl Job<'_> {
         let pass = evaluated.pass_at_1;
         self.runner.reporter.notice(format!(
             "{}: step {step}: pass@1 {:.3} ({:.3} to {:.3}), pass@{} {:.3} on {} held-out puzzles",
-            self.stage.folder,
-            pass.mean,
-            pass.low,
-            pass.high,
-            evaluated.k,
-            evaluated.pass_at_k.mean,
-            evaluated.puzzles
+            self.stage.folder, pass.mean, pass.low, pass.high, evaluated.k, evaluated.pass_at_k.mean, evaluated.puzzles
         ));
         course.best_now = Some(pass.mean);
         course.metrics.append(&Line { step, train: None, evaluation: Some(evaluated) })

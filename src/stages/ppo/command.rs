@@ -125,7 +125,8 @@ impl CommandReward {
         }
         let Some(mut input) = self.input.take() else { return Err(self.failure("has ended".into())) };
         // Who writes everything before reading anything waits forever once both pipes are full.
-        let writer = std::thread::spawn(move || input.write_all(&questions).and_then(|()| input.flush()).map(|()| input));
+        let writer =
+            std::thread::spawn(move || input.write_all(&questions).and_then(|()| input.flush()).map(|()| input));
         let outcomes = self.answers(asked.len())?;
         match writer.join() {
             Ok(Ok(input)) => self.input = Some(input),
@@ -142,7 +143,9 @@ impl CommandReward {
                 Ok(Err(error)) => return Err(self.failure(format!("cannot be read: {error}"))),
                 Err(RecvTimeoutError::Timeout) => {
                     let seconds = self.timeout.as_secs_f64();
-                    return Err(self.failure(format!("gave {answered} of {count} answers and then none for {seconds} s")));
+                    return Err(
+                        self.failure(format!("gave {answered} of {count} answers and then none for {seconds} s"))
+                    );
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(self.failure(format!("ended after {answered} of {count} answers")));
@@ -150,7 +153,9 @@ impl CommandReward {
             };
             let shown = || String::from_utf8_lossy(&line).trim_end().chars().take(80).collect::<String>();
             let Ok(answer) = serde_json::from_slice::<Answer>(&line) else {
-                return Err(self.failure(format!("answered `{}`, which is no `{{\"id\": 0, \"reward\": 1.0}}`", shown())));
+                return Err(
+                    self.failure(format!("answered `{}`, which is no `{{\"id\": 0, \"reward\": 1.0}}`", shown()))
+                );
             };
             let Some(place @ None) = outcomes.get_mut(answer.id) else {
                 return Err(self.failure(format!("answered `{}`, which was not asked or is answered", shown())));
@@ -159,7 +164,8 @@ impl CommandReward {
                 return Err(self.failure(format!("gave the reward {}", answer.reward)));
             }
             let is_solved = answer.solved.unwrap_or(1.0 <= answer.reward);
-            let verdict = answer.verdict.map_or(if is_solved { "solved".into() } else { "unsolved".into() }, Into::into);
+            let verdict =
+                answer.verdict.map_or(if is_solved { "solved".into() } else { "unsolved".into() }, Into::into);
             *place = Some(Outcome { reward: answer.reward, verdict, is_solved });
         }
         Ok(outcomes.into_iter().flatten().collect())

@@ -202,7 +202,12 @@ fn moments<'a>(optimizers: &'a [&'a AdamW]) -> impl Iterator<Item = (String, &'a
     })
 }
 
-fn saved_optimizer(moments: &WeightsFile, parameters: &Parameters, options: AdamWOptions, steps: u64) -> anyhow::Result<AdamW> {
+fn saved_optimizer(
+    moments: &WeightsFile,
+    parameters: &Parameters,
+    options: AdamWOptions,
+    steps: u64,
+) -> anyhow::Result<AdamW> {
     let moment = |prefix: &str| like(parameters, |name, shape| moments.read(&format!("{prefix}.{name}"), shape));
     Ok(AdamW { options, steps, first_moment: moment("first")?, second_moment: moment("second")? })
 }

@@ -140,7 +140,12 @@ pub(super) fn evaluated(judged: &[Judged<'_>], samples: usize, k: usize) -> Eval
 }
 
 /// Writes responses in the columns of [`schema::rollouts`].
-pub(super) fn write_rollouts(step: u64, judged: &[Judged<'_>], path: &Path, stage_key: &str) -> anyhow::Result<Written> {
+pub(super) fn write_rollouts(
+    step: u64,
+    judged: &[Judged<'_>],
+    path: &Path,
+    stage_key: &str,
+) -> anyhow::Result<Written> {
     let schema = schema::rollouts();
     let DataType::List(element) = schema.field_with_name("numbers")?.data_type() else {
         anyhow::bail!("`numbers` is no list")
@@ -185,10 +190,10 @@ pub(super) fn write_rollouts(step: u64, judged: &[Judged<'_>], path: &Path, stag
 /// Writes lines in the columns of [`schema::ppo_metrics`].
 pub(super) fn write_table(lines: &[Line], path: &Path, stage_key: &str) -> anyhow::Result<Written> {
     let schema = schema::ppo_metrics();
-    let column = |value: fn(&Line) -> Option<f64>| -> ArrayRef {
-        Arc::new(lines.iter().map(value).collect::<Float64Array>())
-    };
-    let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from_iter_values(lines.iter().map(|line| line.step as i64)))];
+    let column =
+        |value: fn(&Line) -> Option<f64>| -> ArrayRef { Arc::new(lines.iter().map(value).collect::<Float64Array>()) };
+    let mut columns: Vec<ArrayRef> =
+        vec![Arc::new(Int64Array::from_iter_values(lines.iter().map(|line| line.step as i64)))];
     columns.extend(FIGURES.map(|(_, value)| column(value)));
     let mut sink =
         ParquetSink::create(path, Arc::clone(&schema), Profile::Labels, schema::key_values("ppo-metrics", stage_key))?;
