@@ -7,12 +7,14 @@ mod check;
 mod endpoint;
 mod lm;
 mod load;
+mod ppo;
 mod pretrain;
 mod sizes;
 
 pub use endpoint::{EndpointConfig, EndpointJudgeConfig};
 pub use lm::{LmConfig, LmMode, Weights};
 pub use load::{Recipe, load};
+pub use ppo::{Compat, Evaluation, EvaluationSplit, Kl, KlWhere, Learner, Ppo, Puzzles, RewardConfig, Truncated};
 pub use pretrain::{
     BatchSize, Checkpoints, DataKind, Export, HeldOutLoss, LearningRate, LongCompletions, NewArchitecture, NewModel,
     Optimizer, Pretrain, ScheduleShape, TrainingData, TrainingPrecision, WritingSamples,
@@ -44,6 +46,8 @@ pub struct Config {
     pub prime: Option<Prime>,
     /// Trains a language model.
     pub pretrain: Option<Pretrain>,
+    /// Trains a language model by reinforcement.
+    pub ppo: Option<Ppo>,
     /// Writes `report.html` and `summary.json` at the end of the run.
     pub report: Option<Report>,
 }

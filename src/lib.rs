@@ -16,6 +16,7 @@ pub mod generation;
 pub mod lm;
 pub mod plan;
 pub mod report;
+pub mod rl;
 pub mod run;
 pub mod stages;
 pub mod train;

@@ -11,7 +11,7 @@ mod units;
 pub use inputs::{Location, PinnedFile, Resource, Shard, format_of, hash_file};
 pub use units::Unit;
 
-use crate::config::{Classify, Columns, Config, Curate, Fetch, Pretrain, Prime, Recipe, Report, Rewrite};
+use crate::config::{Classify, Columns, Config, Curate, Fetch, Ppo, Pretrain, Prime, Recipe, Report, Rewrite};
 use crate::data::hub::Hub;
 use crate::error::{Exit, Failure};
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,8 @@ pub enum Work {
     Prime(Prime),
     /// Once: a trained model.
     Pretrain(Box<Pretrain>),
+    /// Once: a model trained by reinforcement.
+    Ppo(Box<Ppo>),
     /// Once: the report.
     Report(Report),
 }
@@ -111,13 +113,14 @@ impl Work {
             Work::Rewrite(_) => "rewrite",
             Work::Prime(_) => "prime",
             Work::Pretrain(_) => "pretrain",
+            Work::Ppo(_) => "ppo",
             Work::Report(_) => "report",
         }
     }
 
     /// Whether the work is about the input's documents; else it makes its own, or reads what stages wrote.
     pub fn reads_documents(&self) -> bool {
-        !matches!(self, Work::Prime(_) | Work::Pretrain(_))
+        !matches!(self, Work::Prime(_) | Work::Pretrain(_) | Work::Ppo(_))
     }
 
     /// Whether the work is cut into the input's units; else it is one unit that needs all of the stages before.
@@ -163,6 +166,7 @@ impl Plan {
             crate::stages::curate::condition::check_recipe(recipe, arm, config)?;
             crate::stages::prime::check_recipe(recipe, arm, config)?;
             crate::stages::pretrain::check_recipe(recipe, arm, config)?;
+            crate::stages::ppo::check_recipe(recipe, arm, config)?;
             if let Some(fetch) = &config.fetch
                 && !plan.inputs.iter().any(|input| keys::same_bytes(&input.fetch, fetch))
             {
@@ -304,6 +308,10 @@ impl Plan {
         if let Some(pretrain) = &config.pretrain {
             let sources: Vec<&str> = pretrain.data.values().filter_map(|data| Some(data.stage()?.0)).collect();
             add(Work::Pretrain(Box::new(pretrain.clone())), &|chain| places(chain, &sources));
+        }
+        if let Some(ppo) = &config.ppo {
+            let sources: &[&str] = if ppo.from == "pretrain" { &["pretrain"] } else { &[] };
+            add(Work::Ppo(Box::new(ppo.resolved(config.prime.as_ref()))), &|chain| places(chain, sources));
         }
         chain
     }

@@ -244,7 +244,12 @@ impl<'a> Runner<'a> {
             pass.tools = match &stage.work {
                 Work::Classify(classify) => Some(Tools::Judge(judges::make(classify, self.plan, self.hub)?)),
                 Work::Sketch(curate) => Some(Tools::Sketcher(stages::sketch::Sketcher::new(curate)?)),
-                Work::Curate(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Pretrain(_) | Work::Report(_) => None,
+                Work::Curate(_)
+                | Work::Rewrite(_)
+                | Work::Prime(_)
+                | Work::Pretrain(_)
+                | Work::Ppo(_)
+                | Work::Report(_) => None,
             };
         }
         let shard = &input.shards[unit.shard];
@@ -447,6 +452,10 @@ impl<'a> Runner<'a> {
                 None => return Ok(false),
             },
             Work::Pretrain(pretrain) => match stages::pretrain::run(self, stage, pretrain)? {
+                Some(manifest) => manifest,
+                None => return Ok(false),
+            },
+            Work::Ppo(ppo) => match stages::ppo::run(self, stage, ppo)? {
                 Some(manifest) => manifest,
                 None => return Ok(false),
             },

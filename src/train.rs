@@ -12,7 +12,7 @@ mod attention;
 pub mod batch;
 pub mod checkpoint;
 pub mod documents;
-mod exact;
+pub mod exact;
 mod head;
 mod layer;
 pub mod memory;
@@ -30,7 +30,7 @@ pub mod source;
 pub mod token_file;
 pub mod trainer;
 pub mod vocabulary;
-mod weights_file;
+pub mod weights_file;
 mod workspace;
 mod writing;
 

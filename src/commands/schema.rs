@@ -87,6 +87,8 @@ fn parquet() -> Value {
         "rejected": columns(&schema::rejected()),
         "verl": columns(&schema::verl()),
         "metrics": columns(&schema::metrics()),
+        "rollouts": columns(&schema::rollouts()),
+        "ppo-metrics": columns(&schema::ppo_metrics()),
         "decisions (with the corpora `minimal` and `rich`)": columns(&schema::decisions(["minimal", "rich"].into_iter())),
     })
 }

@@ -67,6 +67,9 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
     if let Some(pretrain) = &config.pretrain {
         super::pretrain::check(pretrain, |stage, set| has_set(config, stage, set), expect)?;
     }
+    if let Some(ppo) = &config.ppo {
+        super::ppo::check(ppo, config.pretrain.is_some(), expect)?;
+    }
     Ok(())
 }
 

@@ -187,6 +187,72 @@ pub fn metrics() -> SchemaRef {
     ]))
 }
 
+/// `ppo/rollouts/step-*.parquet` and `ppo/evaluations/step-*.parquet`: one row per response.
+pub fn rollouts() -> SchemaRef {
+    let mut fields = vec![
+        // Steps done before it was drawn.
+        Field::new("step", DataType::Int64, false),
+        // Which prompt of the step it answers, and which of the prompt's responses it is.
+        Field::new("prompt_index", DataType::Int32, false),
+        Field::new("sample", DataType::Int32, false),
+        Field::new("prompt", DataType::Utf8, false),
+        Field::new("response", DataType::Utf8, false),
+        numbers(),
+        Field::new("target", DataType::Int32, false),
+        Field::new("verdict", dictionary(), false),
+        Field::new("solved", DataType::Boolean, false),
+        Field::new("reward", DataType::Float64, false),
+        Field::new("truncated", DataType::Boolean, false),
+        Field::new("tokens", DataType::Int32, false),
+    ];
+    fields
+        .extend(Behavior::ALL.map(|behavior| Field::new(format!("{}_count", behavior.name()), DataType::Int32, false)));
+    fields.extend([
+        Field::new("attempts", DataType::Int32, false),
+        Field::new("statements", DataType::Int32, false),
+        Field::new("false_statements", DataType::Int32, false),
+        Field::new("log_prob_sum", DataType::Float64, false),
+        Field::new("log_prob_min", DataType::Float32, false),
+    ]);
+    Arc::new(Schema::new(fields))
+}
+
+/// `ppo/metrics.parquet`: one row per step and per look at held-out puzzles; nulls are what the other kind of row has.
+pub fn ppo_metrics() -> SchemaRef {
+    const FIGURES: [&str; 27] = [
+        "reward_mean",
+        "solved_share",
+        "truncated_share",
+        "response_tokens_mean",
+        "verification_mean",
+        "backtracking_mean",
+        "subgoal_setting_mean",
+        "backward_chaining_mean",
+        "attempts_mean",
+        "kl",
+        "kl_coefficient",
+        "entropy",
+        "clip_fraction",
+        "ratio_mean",
+        "ratio_max",
+        "approx_kl",
+        "policy_loss",
+        "value_loss",
+        "explained_variance",
+        "actor_gradient_norm",
+        "critic_gradient_norm",
+        "first_ratio_error",
+        "pass_at_1",
+        "pass_at_1_low",
+        "pass_at_1_high",
+        "pass_at_k",
+        "k",
+    ];
+    let step = Field::new("step", DataType::Int64, false);
+    let figures = FIGURES.map(|name| Field::new(name, DataType::Float64, true));
+    Arc::new(Schema::new([step].into_iter().chain(figures).collect::<Vec<_>>()))
+}
+
 fn numbers() -> Field {
     Field::new("numbers", DataType::List(Arc::new(Field::new("element", DataType::Int32, false))), false)
 }

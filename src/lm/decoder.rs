@@ -9,7 +9,9 @@ use super::memory::{check_fits, keep_freed_memory};
 use super::meter::{Meter, Part};
 use super::ops::{self, AttentionOptions, CachedLayer, Heads, floats};
 use super::packed::Packed;
+use super::parameters::Parameters;
 use crate::error::{Exit, Failure};
+use anyhow::Context;
 use candle_core::{Device, Result, Tensor, bail};
 use std::sync::OnceLock;
 
@@ -68,22 +70,17 @@ impl Decoder {
             .hint("the decoder implements `llama`, `mistral`, `qwen2` and `qwen3`")
             .into());
         }
-        if !precision.usable() {
-            return Err(Failure::new(Exit::Usage, format!("this processor cannot multiply in {precision:?}"))
-                .hint("use f32")
-                .into());
-        }
+        check_usable(precision)?;
         keep_freed_memory();
-        let config = checkpoint.config().clone();
-        let reader = Reader { checkpoint, device, precision };
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let config = checkpoint.config();
+        let reader = Reader { source: Source::Checkpoint(checkpoint), device, precision };
         let in_memory = if storage == WeightStorage::Kept { 1 } else { config.num_layers as u64 };
         let layer = in_memory * config.layer_size() * precision.bytes();
         check_fits(checkpoint, 4 * config.embedding_size() + layer)?;
         // Kept or not, every layer is read once now: what is wrong with a model is said before any work.
         let mut layers = Vec::new();
         for index in 0..config.num_layers {
-            let layer = reader.layer(&config, index)?;
+            let layer = reader.layer(config, index)?;
             if storage == WeightStorage::Widened {
                 layers.push(layer);
             }
@@ -92,6 +89,28 @@ impl Decoder {
             WeightStorage::Widened => Layers::Widened(layers),
             WeightStorage::Kept => Layers::Kept(checkpoint.clone()),
         };
+        Self::around(layers, config, &reader)
+    }
+
+    /// A decoder of weights in training, as they are now: it keeps a copy, packed for products.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the parameters are not the configuration's, or the instructions are lacking.
+    pub fn from_parameters(
+        config: &ModelConfig,
+        parameters: &Parameters,
+        precision: Precision,
+    ) -> anyhow::Result<Self> {
+        parameters.check(config)?;
+        check_usable(precision)?;
+        let reader = Reader { source: Source::Parameters(parameters), device: &Device::Cpu, precision };
+        let layers = (0..config.num_layers).map(|index| reader.layer(config, index)).collect::<anyhow::Result<_>>()?;
+        Self::around(Layers::Widened(layers), config, &reader)
+    }
+
+    /// Adds what stands before and behind the layers.
+    fn around(layers: Layers, config: &ModelConfig, reader: &Reader<'_>) -> anyhow::Result<Self> {
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         Ok(Self {
             embedding: reader.tensor("model.embed_tokens.weight", &[vocab, hidden])?,
             layers,
@@ -99,10 +118,10 @@ impl Decoder {
             head: if config.tied_head { None } else { Some(reader.tensor("lm_head.weight", &[vocab, hidden])?) },
             packed_head: OnceLock::new(),
             rope_frequencies: config.rope_frequencies(),
-            device: device.clone(),
-            precision,
+            device: reader.device.clone(),
+            precision: reader.precision,
             meter: Meter::default(),
-            config,
+            config: config.clone(),
         })
     }
 
@@ -177,7 +196,8 @@ impl Decoder {
             let layer = match &self.layers {
                 Layers::Widened(layers) => &layers[index],
                 Layers::Kept(checkpoint) => {
-                    let reader = Reader { checkpoint, device: &self.device, precision: self.precision };
+                    let source = Source::Checkpoint(checkpoint);
+                    let reader = Reader { source, device: &self.device, precision: self.precision };
                     read = self.meter.time(Part::Widen, || reader.layer(&self.config, index))?;
                     &read
                 }
@@ -248,16 +268,39 @@ impl Decoder {
     }
 }
 
-/// Reads tensors from a checkpoint onto a device.
+fn check_usable(precision: Precision) -> anyhow::Result<()> {
+    if precision.usable() {
+        return Ok(());
+    }
+    let message = format!("this processor cannot multiply in {precision:?}");
+    Err(Failure::new(Exit::Usage, message).hint("use f32").into())
+}
+
+/// Where a decoder's tensors are.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Checkpoint(&'a Checkpoint),
+    /// In training.
+    Parameters(&'a Parameters),
+}
+
+/// Reads tensors onto a device.
 struct Reader<'a> {
-    checkpoint: &'a Checkpoint,
+    source: Source<'a>,
     device: &'a Device,
     precision: Precision,
 }
 
 impl Reader<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> anyhow::Result<Tensor> {
-        Ok(self.checkpoint.tensor(name, shape)?.to_device(self.device)?)
+        let tensor = match self.source {
+            Source::Checkpoint(checkpoint) => checkpoint.tensor(name, shape)?,
+            Source::Parameters(parameters) => {
+                let found = parameters.get(name).with_context(|| format!("no tensor `{name}`"))?;
+                Tensor::from_slice(&found.values, shape, &Device::Cpu)?
+            }
+        };
+        Ok(tensor.to_device(self.device)?)
     }
 
     /// Several projections of one input, `(module, rows)` each, stacked into one weight and one bias.

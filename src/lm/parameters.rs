@@ -25,6 +25,11 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// Tensors of any names: a head that is no part of a decoder, for one.
+    pub fn of(entries: Vec<Parameter>) -> Self {
+        Self { entries }
+    }
+
     /// Reads every tensor of a checkpoint, widened to f32.
     ///
     /// # Errors

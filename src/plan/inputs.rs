@@ -298,6 +298,14 @@ pub(super) fn pin_resources(
             }
         }
     }
+    if let Some(ppo) = &config.ppo {
+        if ppo.from != "pretrain" {
+            pin("ppo.from", &ppo.from, &|| pin_model(&ppo.from, hub))?;
+        }
+        if let Some(query) = &ppo.puzzles.query {
+            pin("ppo.puzzles.query", query, &|| pin_path(query))?;
+        }
+    }
     if let Some(curate) = &config.curate {
         if curate.token_counter != "pieces" {
             pin("curate.token-counter", &curate.token_counter, &|| pin_path(&curate.token_counter))?;

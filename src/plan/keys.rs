@@ -114,6 +114,10 @@ pub(super) fn stage_key(
             let files: Vec<_> = model.into_iter().chain(data).map(|name| pinned(&name.cloned())).collect();
             (json!([crate::stages::pretrain::FORMAT, canonical(pretrain), files, limit]), seed)
         }
+        Work::Ppo(ppo) => {
+            let files = [pinned(&Some(ppo.from.clone())), pinned(&ppo.puzzles.query)];
+            (json!([crate::stages::ppo::FORMAT, canonical(ppo), files, limit]), seed)
+        }
         Work::Report(report) => (canonical(report), seed),
     };
     let input = input.map_or("", |input| &input.key);

@@ -272,7 +272,7 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
                 traces.saturating_mul(TRACE_BYTES).saturating_add(prompts.saturating_mul(PROMPT_BYTES))
             }
             Work::Pretrain(pretrain) => TrainingEstimate::new(plan, stage, pretrain).disk_bytes(pretrain),
-            Work::Curate(_) | Work::Rewrite(_) | Work::Report(_) => 0,
+            Work::Curate(_) | Work::Rewrite(_) | Work::Ppo(_) | Work::Report(_) => 0,
         };
     }
     total

@@ -83,7 +83,12 @@ impl Findings {
             match &stage.work {
                 Work::Classify(_) => findings.judged.push(judged(plan, stage, dir, !sampled_elsewhere())?),
                 Work::Curate(_) => findings.curated.push(curated(stage, &manifests(plan, stage, dir)?, dir)?),
-                Work::Sketch(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Pretrain(_) | Work::Report(_) => {}
+                Work::Sketch(_)
+                | Work::Rewrite(_)
+                | Work::Prime(_)
+                | Work::Pretrain(_)
+                | Work::Ppo(_)
+                | Work::Report(_) => {}
             }
         }
         Ok(findings)

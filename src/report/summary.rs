@@ -144,7 +144,12 @@ impl RunSummary {
             match &stage.work {
                 Work::Classify(_) => summary.judged.push(Judged::new(stage, &manifests)),
                 Work::Curate(_) => summary.curated.push(Curated::new(stage, &manifests)),
-                Work::Sketch(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Pretrain(_) | Work::Report(_) => {}
+                Work::Sketch(_)
+                | Work::Rewrite(_)
+                | Work::Prime(_)
+                | Work::Pretrain(_)
+                | Work::Ppo(_)
+                | Work::Report(_) => {}
             }
         }
         Ok(summary)

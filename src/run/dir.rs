@@ -13,6 +13,8 @@
 //!   prime/<condition>/{train,test,rejected}.parquet, prime/verl/…, fairness.json, README.md
 //!   tokens/<hash>.tokens                training data as tokens, shared by arms
 //!   pretrain/model/                    the trained model; checkpoints/, metrics.jsonl, metrics.parquet, samples.jsonl, README.md
+//!   ppo/model/                         the model trained by reinforcement; checkpoints/, metrics.jsonl, metrics.parquet,
+//!                                      rollouts/step-*.parquet, evaluations/step-*.parquet
 //!   attempts/<stage>/<unit>.json       units that failed, how often and why
 //!   submit/                            scripts and logs of schedulers
 //!   arms/<arm>/…                       the same for stages that an arm changes
@@ -31,7 +33,7 @@ pub struct RunDir {
 }
 
 /// What runs put into their folder. The plan is last: as long as it is there, the folder is known as a run's.
-const OURS: [&str; 15] = [
+const OURS: [&str; 16] = [
     "manifests",
     "arms",
     "classify",
@@ -40,6 +42,7 @@ const OURS: [&str; 15] = [
     "rewrite",
     "prime",
     "pretrain",
+    "ppo",
     "tokens",
     "report",
     "fetch",

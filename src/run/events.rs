@@ -61,6 +61,9 @@ pub struct TrainingProgress {
     pub tokens_total: u64,
     /// Tokens that this process trained on.
     pub tokens_here: u64,
+    /// Of reinforcement: reward, divergence, entropy and others, to be read. Its tokens are counted in responses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures: Option<String>,
 }
 
 impl Progress {

@@ -191,6 +191,9 @@ fn progress_text(progress: &Progress) -> String {
 
 fn rates_text(progress: &Progress) -> String {
     if let Some(training) = &progress.training {
+        if let Some(figures) = &training.figures {
+            return figures.clone();
+        }
         let tokens = HumanCount(progress.tokens_per_second() as u64);
         return format!("loss {:.4}, {tokens} tokens/s", training.loss);
     }

@@ -3,6 +3,7 @@
 pub mod classify;
 pub mod curate;
 pub mod documents;
+pub mod ppo;
 pub mod pretrain;
 pub mod prime;
 pub mod report;

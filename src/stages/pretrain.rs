@@ -237,7 +237,7 @@ fn output(runner: &Runner, stage: &Stage, name: &str, rows: u64) -> anyhow::Resu
 }
 
 /// Files of a folder and those below it, relative to `root`, in order.
-fn files_below(root: &Path, folder: &Path) -> anyhow::Result<Vec<String>> {
+pub(super) fn files_below(root: &Path, folder: &Path) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
         let path = entry?.path();

@@ -155,7 +155,7 @@ impl Tools {
     }
 
     fn draw(&self, prime: &Prime, seed: u64, part: Part) -> Result<Draw, Failure> {
-        let splits = Splits { seed, test: TEST_SHARE, validation: RL_SHARE };
+        let splits = splits(seed);
         let drawn = || Source::Drawn(PuzzleSpec::from(prime));
         let source = if prime.puzzles.is_empty() { drawn() } else { Source::Given };
         Draw::new(source, self.excluded.clone(), Some((splits, part.split())), seed_of(seed, part))
@@ -187,6 +187,11 @@ impl Tools {
     fn length(&self, completion: &str) -> usize {
         self.count_tokens.as_ref().map_or_else(|| completion.chars().count(), |count| count(completion))
     }
+}
+
+/// How number multisets are divided: for priming, for RL prompts (there called validation), for testing.
+pub(super) fn splits(seed: u64) -> Splits {
+    Splits { seed, test: TEST_SHARE, validation: RL_SHARE }
 }
 
 fn seed_of(seed: u64, part: Part) -> u64 {

@@ -104,20 +104,30 @@ impl Checkpoints {
         state: &TrainerState,
         files: &ModelFiles,
     ) -> anyhow::Result<()> {
-        let path = self.path(state.step);
-        let partial = self.folder.join(name(state.step) + PARTIAL);
+        self.save_with(state.step, state.best, |folder| write(folder, parameters, optimizer, state, files))
+    }
+
+    /// Saves a checkpoint that `write` puts into the folder it is given, as [`Checkpoints::save`] does.
+    pub fn save_with(
+        &self,
+        step: u64,
+        best: Option<Best>,
+        write: impl FnOnce(&Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let path = self.path(step);
+        let partial = self.folder.join(name(step) + PARTIAL);
         remove_folder(&partial)?;
         // Of a run that was killed before it named this one.
         remove_folder(&path)?;
-        let written = write(&partial, parameters, optimizer, state, files);
+        let written = write(&partial);
         if written.is_err() {
             // What a full disk holds of it makes room for the user.
             let _ = remove_folder(&partial);
         }
         written?;
         commit::commit_folder(&partial, &path)?;
-        self.point(LATEST, state.step)?;
-        self.sweep(state)
+        self.point(LATEST, step)?;
+        self.sweep_around(step, best)
     }
 
     /// Writes a pointer, if it does not say so already.
@@ -131,7 +141,11 @@ impl Checkpoints {
 
     /// Points to the best checkpoint and removes those that are not kept, after a save or what a killed one left.
     pub fn sweep(&self, state: &TrainerState) -> anyhow::Result<()> {
-        if let Some(best) = state.best.filter(|_| self.keep_best) {
+        self.sweep_around(state.step, state.best)
+    }
+
+    fn sweep_around(&self, newest: u64, best: Option<Best>) -> anyhow::Result<()> {
+        if let Some(best) = best.filter(|_| self.keep_best) {
             self.point(BEST, best.step)?;
         }
         let entries = match std::fs::read_dir(&self.folder) {
@@ -149,11 +163,11 @@ impl Checkpoints {
             }
         }
         found.sort_unstable();
-        let due = found.iter().rev().copied().filter(|&step| self.is_due(step) && step <= state.step);
+        let due = found.iter().rev().copied().filter(|&step| self.is_due(step) && step <= newest);
         let kept: Vec<u64> = due.take(self.keep_last).collect();
         for step in found {
-            let is_best = self.keep_best && state.best.is_some_and(|best| best.step == step);
-            if step != state.step && !is_best && !kept.contains(&step) {
+            let is_best = self.keep_best && best.is_some_and(|best| best.step == step);
+            if step != newest && !is_best && !kept.contains(&step) {
                 remove_folder(&self.path(step))?;
             }
         }

@@ -32,6 +32,7 @@ mod made_documents;
 mod math_docs;
 mod model_server;
 mod near_duplicates;
+mod ppo;
 mod pretrain;
 mod pretrain_bad_input;
 mod prime;

@@ -1,0 +1,110 @@
+//! The puzzles of a run: an endless stream to train on, and a fixed list to look at.
+//!
+//! Numbers are divided as priming traces divide them, so that with the same seed no puzzle of this stage has the numbers of a
+//! trace. The held-out ones are divided once more, into those to choose settings by and those for the result.
+
+use crate::config::{EvaluationSplit, Ppo};
+use crate::countdown::draw::{Draw, PuzzleSpec, Source};
+use crate::countdown::puzzle::{Puzzle, Split, Splits, mix};
+use crate::countdown::query::QueryTemplate;
+use crate::countdown::solver::Operators;
+use crate::error::{Exit, Failure};
+use crate::lm::TextTokenizer;
+use crate::stages::prime;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A puzzle as the model sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Prompt {
+    pub puzzle: Puzzle,
+    pub text: String,
+    pub tokens: Arc<[u32]>,
+}
+
+/// Where prompts come from.
+pub(super) struct Prompts {
+    query: QueryTemplate,
+    train: Draw,
+    held_out: Draw,
+    /// Which of the held-out puzzles are for validation.
+    halves: Splits,
+}
+
+impl Prompts {
+    /// # Errors
+    /// The recipe's key, and a [`Failure`] for a template without slots and for ranges that leave no puzzle.
+    pub(super) fn new(ppo: &Ppo, seed: u64) -> Result<Self, (&'static str, Failure)> {
+        let puzzles = &ppo.puzzles;
+        let query = match &puzzles.query {
+            None => QueryTemplate::built_in(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| Failure::new(Exit::Usage, format!("cannot read `{path}`: {error}")))
+                .and_then(|text| QueryTemplate::parse(text.trim_end_matches('\n'))),
+        };
+        let query = query.map_err(|failure| ("ppo.puzzles.query", failure))?;
+        let public = PuzzleSpec::three_to_four();
+        let range = |given: Option<[u32; 2]>, usual| given.map_or(usual, |[low, high]| low..=high);
+        let spec = PuzzleSpec {
+            sizes: match &puzzles.sizes {
+                Some(sizes) => sizes.iter().map(|&size| (size, 1.0)).collect(),
+                None => public.sizes,
+            },
+            numbers: range(puzzles.numbers, public.numbers),
+            targets: range(puzzles.targets, public.targets),
+            operators: Operators::ALL,
+        };
+        let draw = |split: Split, purpose: u64| {
+            let split = (prime::splits(seed), split);
+            Draw::new(Source::Drawn(spec.clone()), BTreeSet::new(), Some(split), mix(mix(seed) ^ purpose))
+                .map_err(|failure| ("ppo.puzzles", failure))
+        };
+        Ok(Self {
+            query,
+            train: draw(Split::Validation, 0x7070_6f01)?,
+            held_out: draw(Split::Test, 0x7070_6f02)?,
+            halves: Splits { seed: mix(seed ^ 0x7070_6f03), test: 0.5, validation: 0.5 },
+        })
+    }
+
+    fn prompt(&self, puzzle: Puzzle, tokenizer: &TextTokenizer) -> anyhow::Result<Prompt> {
+        let text = self.query.fill(&puzzle);
+        let mut tokens = tokenizer.start().to_vec();
+        tokens.extend(tokenizer.encode(&text)?);
+        Ok(Prompt { puzzle, text, tokens: tokens.into() })
+    }
+
+    /// The prompts of a step.
+    pub(super) fn of_step(&self, step: u64, count: usize, tokenizer: &TextTokenizer) -> anyhow::Result<Vec<Prompt>> {
+        let first = step * count as u64;
+        let puzzles = (first..).filter_map(|index| self.train.puzzle(index)).take(count);
+        puzzles.map(|(puzzle, _)| self.prompt(puzzle, tokenizer)).collect()
+    }
+
+    /// Held-out prompts, no puzzle twice; fewer than asked for if there are not so many.
+    pub(super) fn held_out(
+        &self,
+        split: EvaluationSplit,
+        count: usize,
+        tokenizer: &TextTokenizer,
+    ) -> anyhow::Result<Vec<Prompt>> {
+        let half = match split {
+            EvaluationSplit::Validation => Split::Validation,
+            EvaluationSplit::Test => Split::Test,
+        };
+        let mut seen = BTreeSet::new();
+        let mut prompts = Vec::new();
+        // So many in vain that there is hardly another.
+        for index in 0..100 * count as u64 {
+            let Some((puzzle, _)) = self.held_out.puzzle(index) else { continue };
+            let multiset = puzzle.multiset();
+            if self.halves.of(&multiset) == half && seen.insert((multiset, puzzle.target())) {
+                prompts.push(self.prompt(puzzle, tokenizer)?);
+                if prompts.len() == count {
+                    break;
+                }
+            }
+        }
+        Ok(prompts)
+    }
+}
