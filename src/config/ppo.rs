@@ -160,9 +160,9 @@ impl Ppo {
         let mut resolved = self.clone();
         if let Some(prime) = prime {
             let puzzles = &mut resolved.puzzles;
-            puzzles.sizes.get_or_insert_with(|| prime.sizes.clone());
-            puzzles.numbers.get_or_insert(prime.numbers);
-            puzzles.targets.get_or_insert(prime.targets);
+            puzzles.sizes = puzzles.sizes.take().or_else(|| prime.sizes.clone());
+            puzzles.numbers = puzzles.numbers.or(prime.numbers);
+            puzzles.targets = puzzles.targets.or(prime.targets);
             puzzles.query = puzzles.query.take().or_else(|| prime.query.clone());
         }
         resolved

@@ -144,6 +144,11 @@ impl TrainModel {
             engine: match options.precision {
                 Precision::F32 => Engine::F32(Buffers::new()),
                 Precision::Bf16 => Engine::Bf16(Buffers::new()),
+                Precision::Int8 => {
+                    return Err(Failure::new(Exit::Usage, "training does not multiply in int8")
+                        .hint("use f32 or bf16")
+                        .into());
+                }
             },
             config,
             parameters,

@@ -52,8 +52,13 @@ fn retyped(mut config: Value) -> Value {
 fn config_json(config: &ModelConfig, end: u32) -> anyhow::Result<Value> {
     let (model_type, class) = match config.architecture {
         Architecture::Llama => ("llama", "LlamaForCausalLM"),
+        Architecture::Mistral => ("mistral", "MistralForCausalLM"),
         Architecture::Qwen2 => ("qwen2", "Qwen2ForCausalLM"),
         Architecture::Qwen3 => ("qwen3", "Qwen3ForCausalLM"),
+        other => {
+            let message = format!("models of architecture `{}` cannot be trained", other.name());
+            return Err(Failure::new(Exit::Usage, message).into());
+        }
     };
     let ends = match config.end_tokens[..] {
         [] => json!(end),

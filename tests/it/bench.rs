@@ -4,6 +4,7 @@ use crate::lm::TinyModel;
 use crate::program::Workplace;
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test's input needs no commit")]
 fn a_judge_is_measured() {
     let (place, model) = (Workplace::new(), TinyModel::new());
     let lines: Vec<String> =

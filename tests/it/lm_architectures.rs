@@ -83,6 +83,7 @@ impl Tiny {
         tiny
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a test's input needs no commit")]
     fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         std::fs::write(self.folder.path().join(name), content).unwrap();
     }

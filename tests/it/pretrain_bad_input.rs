@@ -1,5 +1,4 @@
 //! Pretraining on bad input: one clear error each, and nothing overwritten.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::pretrain::{RECIPE, workplace};
 use super::program::{Ended, Workplace};

@@ -263,7 +263,7 @@ fn puzzle_files_are_sifted_and_every_row_is_accounted_for() {
     workplace.put("recipe.toml", recipe.replace("a.jsonl", "absent.jsonl").as_bytes());
     workplace.run("absent", &[]).fails(2, "absent.jsonl");
     workplace
-        .put("recipe.toml", format!("{recipe}").replace("test = 2\np", "test = 2\ntargets = [1, 2]\np").as_bytes());
+        .put("recipe.toml", recipe.replace("test = 2\np", "test = 2\ntargets = [1, 2]\np").as_bytes());
     workplace.run("none", &[]).fails(65, "out-of-range");
 }
 

@@ -205,6 +205,7 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tile::Float;
     use super::*;
 
     #[test]

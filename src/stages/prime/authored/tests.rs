@@ -108,7 +108,7 @@ const CONDITIONS: &str = r#""only-backtracking", "scrambled", "all-strategies", 
 fn replies_become_traces_of_all_conditions_or_are_kept_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let prime = prime(CONDITIONS);
-    let fails = |seed: u64| seed % 3 == 0;
+    let fails = |seed: u64| seed.is_multiple_of(3);
     let (outcomes, rejected, report, asked) = run(&prime, &folder.path().join("j"), 8, fails, &|| false).unwrap();
     let n_made = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     assert!(30 < n_made && n_made < 40, "{n_made}");
@@ -148,7 +148,7 @@ fn a_model_that_always_fails_is_asked_a_bounded_number_of_times() {
 fn a_stopped_run_asks_only_for_the_rest_and_batches_do_not_matter() {
     let folder = tempfile::tempdir().unwrap();
     let prime = prime(CONDITIONS);
-    let fails = |seed: u64| seed % 3 == 0;
+    let fails = |seed: u64| seed.is_multiple_of(3);
     let whole = run(&prime, &folder.path().join("whole"), 8, fails, &|| false).unwrap();
     for stop_after in [0, 1, 5, 9] {
         let journal = folder.path().join(format!("stopped-{stop_after}"));
