@@ -112,6 +112,8 @@ fn gemma3(config: &Value, positions: usize) -> anyhow::Result<gemma3::Config> {
     let head_dim = size(config, "head_dim", 256)?;
     expect(config, "hidden_activation", "gelu_pytorch_tanh")?;
     expect(config, "query_pre_attn_scalar", head_dim)?;
+    // candle-nn's cache refuses the values of several heads. The text-only models, 270M and 1B, have one.
+    expect(config, "num_key_value_heads", 1)?;
     expect(config, "rope_scaling", Value::Null)?;
     expect(config, "use_bidirectional_attention", false)?;
     expect(config, "tie_word_embeddings", true)?;
@@ -130,7 +132,7 @@ fn gemma3(config: &Value, positions: usize) -> anyhow::Result<gemma3::Config> {
         intermediate_size: size(config, "intermediate_size", 9216)?,
         num_attention_heads: size(config, "num_attention_heads", 8)?,
         num_hidden_layers: layers,
-        num_key_value_heads: size(config, "num_key_value_heads", 4)?,
+        num_key_value_heads: 1,
         rms_norm_eps: config["rms_norm_eps"].as_f64().unwrap_or(1e-6),
         rope_theta: base("full_attention", "rope_theta", 1e6)?,
         rope_local_base_freq: base("sliding_attention", "rope_local_base_freq", 1e4)?,

@@ -121,7 +121,7 @@ const LLAMA: [(&str, &[usize]); 11] = [
 fn gemma3() -> Tiny {
     let config = config(
         "gemma3_text",
-        json!({"head_dim": 4, "query_pre_attn_scalar": 4, "sliding_window": 32, "sliding_window_pattern": 2,
+        json!({"num_key_value_heads": 1, "head_dim": 4, "query_pre_attn_scalar": 4, "sliding_window": 32, "sliding_window_pattern": 2,
                "rope_local_base_freq": 1000.0, "hidden_activation": "gelu_pytorch_tanh"}),
     );
     let norms: [(&str, &[usize]); 4] = [
@@ -130,7 +130,11 @@ fn gemma3() -> Tiny {
         ("model.layers.{i}.self_attn.q_norm.weight", &[4]),
         ("model.layers.{i}.self_attn.k_norm.weight", &[4]),
     ];
-    Tiny::new(&config, &[&LLAMA[..], &norms].concat())
+    let llama = LLAMA.map(|(name, shape)| match name {
+        _ if name.contains(".k_proj.") || name.contains(".v_proj.") => (name, &[4, 16][..]),
+        _ => (name, shape),
+    });
+    Tiny::new(&config, &[&llama[..], &norms].concat())
 }
 
 fn phi3() -> Tiny {
@@ -201,11 +205,12 @@ fn what_would_be_computed_wrong_is_refused() {
     let gemma3 = gemma3();
     check(&gemma3, "query_pre_attn_scalar", 9.into(), "`query_pre_attn_scalar = 9` in `config.json`: only `4`");
     check(&gemma3, "rope_scaling", json!({"factor": 8.0, "rope_type": "linear"}), "`rope_scaling = ");
+    check(&gemma3, "num_key_value_heads", 2.into(), "`num_key_value_heads = 2` in `config.json`: only `1`");
     check(&gemma3, "hidden_size", 20.into(), "has shape [264, 16], the configuration asks for [264, 20]");
     check(&gemma3, "num_hidden_layers", 3.into(), "lacks the tensor `model.layers.2.");
     let phi3 = phi3();
     check(&phi3, "sliding_window", 100.into(), "outgrow the model's sliding window of 100");
-    check(&phi3, "rope_scaling", json!({"type": "longrope"}), "`rope_scaling = ");
+    check(&phi3, "rope_scaling", json!({"type": "longrope"}), "`rope_type = longrope`");
     check(&phi3, "model_type", "mamba".into(), "architecture `mamba` is not supported");
     refused(&LmJudgeSpec { precision: Precision::Bf16, ..phi3.spec() }, "judges in f32");
 }

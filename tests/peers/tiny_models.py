@@ -13,7 +13,7 @@ GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 SIZES = dict(vocab_size=96, hidden_size=16, intermediate_size=24, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=128, initializer_range=0.3, bos_token_id=1, eos_token_id=2, pad_token_id=0)
 CONFIGS = {
-    "gemma3": Gemma3TextConfig(**SIZES, num_hidden_layers=3, head_dim=8, query_pre_attn_scalar=8, sliding_window=8,
+    "gemma3": Gemma3TextConfig(**{**SIZES, "num_key_value_heads": 1}, num_hidden_layers=3, head_dim=8, query_pre_attn_scalar=8, sliding_window=8,
                                layer_types=["sliding_attention", "sliding_attention", "full_attention"],
                                rope_parameters={"sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
                                                 "full_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
