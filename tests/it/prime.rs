@@ -262,8 +262,7 @@ fn puzzle_files_are_sifted_and_every_row_is_accounted_for() {
     workplace.run("short", &[]).fails(65, "puzzles for `train`, and 500 are wanted").hints("add puzzle files");
     workplace.put("recipe.toml", recipe.replace("a.jsonl", "absent.jsonl").as_bytes());
     workplace.run("absent", &[]).fails(2, "absent.jsonl");
-    workplace
-        .put("recipe.toml", recipe.replace("test = 2\np", "test = 2\ntargets = [1, 2]\np").as_bytes());
+    workplace.put("recipe.toml", recipe.replace("test = 2\np", "test = 2\ntargets = [1, 2]\np").as_bytes());
     workplace.run("none", &[]).fails(65, "out-of-range");
 }
 
