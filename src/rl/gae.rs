@@ -148,10 +148,10 @@ mod tests {
             let (rewards, values): (Vec<f32>, Vec<f32>) = rows.into_iter().unzip();
             let n = rewards.len();
             let found = gae(&Spans::new([n]), &vec![true; n], &rewards, &values, None, gamma, 1.0);
-            for t in 0..n {
+            for (t, value) in values.iter().enumerate() {
                 let closed: f64 = (t..n).map(|k| gamma.powi((k - t) as i32) * f64::from(rewards[k])).sum();
                 prop_assert!((f64::from(found.returns[t]) - closed).abs() < 1e-4);
-                prop_assert!((f64::from(found.advantages[t]) - (closed - f64::from(values[t]))).abs() < 1e-4);
+                prop_assert!((f64::from(found.advantages[t]) - (closed - f64::from(*value))).abs() < 1e-4);
             }
         }
 

@@ -247,7 +247,7 @@ fn signed(text: &str, depth: usize) -> Option<Ratio> {
     }
     let (first, rest) = decimal(text)?;
     let rest = rest.trim_start_matches(' ');
-    let is_spaced = rest.len() + 1 <= text.len() && text[..text.len() - rest.len()].ends_with(' ');
+    let is_spaced = text[..text.len() - rest.len()].ends_with(' ');
     if rest.is_empty() {
         return Some(first);
     }
@@ -357,7 +357,7 @@ impl<'t> List<'t> {
             }
         }
         parts.push(&inside[start..]);
-        (1 < parts.len() || brackets.0 != "").then_some(Self { brackets, parts })
+        (1 < parts.len() || !brackets.0.is_empty()).then_some(Self { brackets, parts })
     }
 
     fn is_set(&self) -> bool {

@@ -84,8 +84,8 @@ impl CommandReward {
                 loop {
                     let mut line = Vec::new();
                     let read = output.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
-                    let is_last = !matches!(read, Ok(1..));
-                    if is_last && read.is_ok() || sender.send(read.map(|_| line)).is_err() || is_last {
+                    let is_last = read.is_err();
+                    if matches!(read, Ok(0)) || sender.send(read.map(|_| line)).is_err() || is_last {
                         break;
                     }
                 }
