@@ -97,7 +97,7 @@ pub enum Work {
     /// Once: priming traces.
     Prime(Prime),
     /// Once: a trained model.
-    Pretrain(Pretrain),
+    Pretrain(Box<Pretrain>),
     /// Once: a model trained by reinforcement.
     Ppo(Box<Ppo>),
     /// Once: the report.
@@ -307,7 +307,7 @@ impl Plan {
         }
         if let Some(pretrain) = &config.pretrain {
             let sources: Vec<&str> = pretrain.data.values().filter_map(|data| Some(data.stage()?.0)).collect();
-            add(Work::Pretrain(pretrain.clone()), &|chain| places(chain, &sources));
+            add(Work::Pretrain(Box::new(pretrain.clone())), &|chain| places(chain, &sources));
         }
         if let Some(ppo) = &config.ppo {
             let sources: &[&str] = if ppo.from == "pretrain" { &["pretrain"] } else { &[] };

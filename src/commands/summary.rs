@@ -2,6 +2,7 @@
 
 use crate::plan::{Plan, Work};
 use crate::report::summary::{Judged, RunSummary, manifests};
+use crate::report::training;
 use crate::run::dir::RunDir;
 use indicatif::HumanCount;
 
@@ -11,6 +12,7 @@ pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<String> {
     let mut lines = found_lines(&summary, dir);
     lines.extend(rewrite_lines(plan, dir)?);
     lines.extend(prime_lines(plan, dir)?);
+    lines.extend(pretrain_lines(plan, dir)?);
     lines.extend(report_lines(plan, dir)?);
     lines.push(String::new());
     lines.push("next:".into());
@@ -85,6 +87,26 @@ fn prime_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
             }
             lines.push(format!("  {:26} {}", "card", dir.path(&stage.folder).join("README.md").display()));
         }
+    }
+    Ok(lines)
+}
+
+/// Each trained model, and where it lies.
+fn pretrain_lines(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for findings in training::of_run(plan, dir)? {
+        let steps = HumanCount(findings.steps);
+        lines.extend([
+            String::new(),
+            format!("{}: {steps} steps, {} tokens", findings.stage, HumanCount(findings.tokens)),
+        ]);
+        let curves = findings.held_out.iter().map(|(name, points)| (format!("held out {name}"), points));
+        for (name, points) in std::iter::once(("training".to_owned(), &findings.train)).chain(curves) {
+            if let [first, .., last] = points[..] {
+                lines.push(format!("  {name:26} loss {:.4} → {:.4}", first.loss, last.loss));
+            }
+        }
+        lines.push(format!("  {:26} {}", "model", dir.path(&findings.stage).join("model").display()));
     }
     Ok(lines)
 }

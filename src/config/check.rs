@@ -95,9 +95,7 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
 fn has_set(config: &Config, stage: &str, set: &str) -> Option<bool> {
     match stage {
         "curate" => config.curate.as_ref().map(|curate| curate.corpus.contains_key(set)),
-        "prime" => {
-            config.prime.as_ref().map(|prime| prime.conditions.iter().any(|condition| condition.name() == set))
-        }
+        "prime" => config.prime.as_ref().map(|prime| prime.conditions.iter().any(|condition| condition.name() == set)),
         "rewrite" => config.rewrite.as_ref().map(|rewrite| rewrite.corpus.contains_key(set)),
         _ => None,
     }

@@ -392,6 +392,11 @@ fn check_model(model: &NewModel, expect: impl Fn(bool, &str, &str) -> Result<(),
         expect((low..=high).contains(&size), &format!("pretrain.model.{key}"), &expectation)?;
     }
     expect(
+        model.tokenizer != "words" || model.architecture != NewArchitecture::Qwen2,
+        "pretrain.model.tokenizer",
+        "`words` needs another architecture: transformers splits every Qwen2 model's text by Qwen2's rules",
+    )?;
+    expect(
         model.hidden.is_multiple_of(model.heads * 2),
         "pretrain.model.heads",
         "expected a number of heads that divides `hidden` into an even size",
@@ -401,11 +406,7 @@ fn check_model(model: &NewModel, expect: impl Fn(bool, &str, &str) -> Result<(),
         "pretrain.model.kv-heads",
         "expected a number that divides `heads`",
     )?;
-    expect(
-        (1.0..=1e12).contains(&model.rope_theta),
-        "pretrain.model.rope-theta",
-        "expected a number from 1 to 1e12",
-    )
+    expect((1.0..=1e12).contains(&model.rope_theta), "pretrain.model.rope-theta", "expected a number from 1 to 1e12")
 }
 
 fn check_data(
@@ -494,9 +495,5 @@ fn check_numbers(pretrain: &Pretrain, expect: impl Fn(bool, &str, &str) -> Resul
     }
     let Checkpoints { keep_last, keep_best, export, .. } = pretrain.checkpoint;
     expect(keep_last >= 1, "pretrain.checkpoint.keep-last", "expected at least 1")?;
-    expect(
-        keep_best || export == Export::Last,
-        "pretrain.checkpoint.export",
-        "`best` needs `keep-best = true`",
-    )
+    expect(keep_best || export == Export::Last, "pretrain.checkpoint.export", "`best` needs `keep-best = true`")
 }

@@ -271,7 +271,9 @@ pub(super) fn pin_resources(
         if let Some(from) = &pretrain.from {
             pin("pretrain.from", from, &|| pin_model(from, hub))?;
         }
-        if let Some(model) = pretrain.model.as_ref().filter(|model| !["bpe", "words"].contains(&model.tokenizer.as_str())) {
+        if let Some(model) =
+            pretrain.model.as_ref().filter(|model| !["bpe", "words"].contains(&model.tokenizer.as_str()))
+        {
             pin("pretrain.model.tokenizer", &model.tokenizer, &|| pin_path(&model.tokenizer))?;
         }
         for (name, data) in &pretrain.data {

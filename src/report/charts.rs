@@ -242,7 +242,11 @@ pub fn curves(name: &str, title: &str, x_axis: &str, y_axis: &str, curves: &[Cur
         let points = finite(curve);
         let path: Vec<String> = points.iter().map(|&(x, y)| format!("{:.1} {:.1}", x_of(x), y_of(y))).collect();
         // Told apart by hue and by dashes, and named below in the same order as in words.
-        let look = format!("stroke=\"{}\"{}", HUES[index / 2 % HUES.len()], if curve.dashed { " stroke-dasharray=\"4 3\"" } else { "" });
+        let look = format!(
+            "stroke=\"{}\"{}",
+            HUES[index / 2 % HUES.len()],
+            if curve.dashed { " stroke-dasharray=\"4 3\"" } else { "" }
+        );
         if !path.is_empty() {
             let _ = write!(body, "<path fill=\"none\" stroke-width=\"1.5\" {look} d=\"M{}\"/>", path.join("L"));
         }
@@ -330,7 +334,13 @@ mod tests {
             bars("a", "t", &[]),
             bars("a", "t", &[Group { label: String::new(), bars: vec![bar("x", 0.0), bar("y", 7.0)] }]),
             curves("e", "t", "tokens", "loss", &[]),
-            curves("e", "t", "tokens", "loss", &[Curve { label: "a".into(), dashed: true, points: vec![(0.0, f64::NAN), (1.0, 2.0)] }]),
+            curves(
+                "e",
+                "t",
+                "tokens",
+                "loss",
+                &[Curve { label: "a".into(), dashed: true, points: vec![(0.0, f64::NAN), (1.0, 2.0)] }],
+            ),
             matrix("b", "t", &[], &[]),
             histograms("c", "t", "tokens", &[], &[]),
             histograms(

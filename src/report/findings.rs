@@ -3,11 +3,11 @@
 //! Everything here derives from committed files and from the plan, so that equal runs give equal findings. Samples come
 //! from the corpora; a run without corpora shows documents of local shards.
 
-use super::training::{TrainedFindings, trained};
 use super::labeled::{LabeledRows, label_columns, numbers};
 use super::samples::{Candidate, Picker, Quoter, Sample, SampleGroup, excerpt};
 use super::source;
 use super::summary::manifests;
+use super::training::{self, TrainedFindings};
 use crate::data::parquet_table::ParquetTable;
 use crate::plan::{Location, Plan, Stage, Work};
 use crate::run::dir::RunDir;
@@ -74,7 +74,7 @@ pub struct LengthBin {
 
 impl Findings {
     pub fn new(plan: &Plan, dir: &RunDir) -> anyhow::Result<Self> {
-        let mut findings = Self { judged: Vec::new(), curated: Vec::new(), trained: Vec::new() };
+        let mut findings = Self { judged: Vec::new(), curated: Vec::new(), trained: training::of_run(plan, dir)? };
         for (index, stage) in plan.stages.iter().enumerate() {
             let sampled_elsewhere = || {
                 let mut others = plan.stages.iter();
@@ -83,8 +83,7 @@ impl Findings {
             match &stage.work {
                 Work::Classify(_) => findings.judged.push(judged(plan, stage, dir, !sampled_elsewhere())?),
                 Work::Curate(_) => findings.curated.push(curated(stage, &manifests(plan, stage, dir)?, dir)?),
-                Work::Pretrain(_) => findings.trained.extend(trained(plan, stage, dir)?),
-                Work::Sketch(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Ppo(_) | Work::Report(_) => {}
+                Work::Sketch(_) | Work::Rewrite(_) | Work::Prime(_) | Work::Pretrain(_) | Work::Ppo(_) | Work::Report(_) => {}
             }
         }
         Ok(findings)

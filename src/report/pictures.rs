@@ -3,8 +3,8 @@
 use super::charts::{self, Bar, Cell, Chart, Group, Series};
 use super::findings::{CuratedFindings, INSTANCE_BINS, JudgedFindings};
 use super::page::ReportedRun;
-use super::training::TrainedFindings;
 use super::summary::{Curated, Judged};
+use super::training::TrainedFindings;
 use crate::behavior::Behavior;
 use indicatif::HumanCount;
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 use super::charts::{Chart, Curve, curves};
 use super::summary::manifests;
 use crate::data::sidecar;
-use crate::plan::{Plan, Stage};
+use crate::plan::{Plan, Stage, Work};
 use crate::run::dir::RunDir;
 use anyhow::Context;
 use arrow::array::{Array, AsArray};
@@ -35,8 +35,19 @@ pub struct Point {
     pub loss: f64,
 }
 
+/// The findings of every stage of a run that trained to its end.
+pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<TrainedFindings>> {
+    let stages = plan.stages.iter().filter(|stage| matches!(stage.work, Work::Pretrain(_)));
+    Ok(stages
+        .map(|stage| trained(plan, stage, dir))
+        .collect::<anyhow::Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
 /// The findings of a stage; none before it is done.
-pub(super) fn trained(plan: &Plan, stage: &Stage, dir: &RunDir) -> anyhow::Result<Option<TrainedFindings>> {
+fn trained(plan: &Plan, stage: &Stage, dir: &RunDir) -> anyhow::Result<Option<TrainedFindings>> {
     let manifests = manifests(plan, stage, dir)?;
     let mut outputs = manifests.iter().flat_map(|manifest| &manifest.outputs);
     let Some(table) = outputs.find(|output| output.path.ends_with("/metrics.parquet")) else { return Ok(None) };

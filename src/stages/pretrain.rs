@@ -16,6 +16,7 @@ use crate::plan::Stage;
 use crate::run::events::{Event, Progress, TrainingProgress};
 use crate::run::manifest::{Counts, Manifest, Output};
 use crate::run::{Runner, commit};
+use crate::stages::curate::write_text;
 use crate::train::adamw::AdamWOptions;
 use crate::train::checkpoint::{Checkpoints, TrainerState};
 use crate::train::memory::{self, MemoryEstimate};
@@ -25,7 +26,6 @@ use crate::train::model::TrainOptions;
 use crate::train::model_files::model_files;
 use crate::train::schedule::{Course, Schedule};
 use crate::train::trainer::{Ended, METRICS, SAMPLES, Samples, Training, Watch};
-use crate::stages::curate::write_text;
 use anyhow::Context;
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -51,7 +51,8 @@ pub fn check_recipe(recipe: &Recipe, arm: &str, config: &Config) -> anyhow::Resu
         }
     };
     if let Some(from) = pretrain.from.as_ref().filter(|from| !from.starts_with("hf://")) {
-        let checkpoint = crate::lm::Checkpoint::open(Path::new(from)).map_err(|error| located("pretrain.from", error))?;
+        let checkpoint =
+            crate::lm::Checkpoint::open(Path::new(from)).map_err(|error| located("pretrain.from", error))?;
         model::check_context(pretrain, checkpoint.config()).map_err(|error| located("pretrain.context", error))?;
     }
     Ok(())
@@ -145,9 +146,7 @@ fn step_size(pretrain: &Pretrain) -> StepSize {
     use crate::config::BatchSize;
     match pretrain.batch.sequences {
         Some(sequences) => StepSize::Sequences(sequences),
-        None => {
-            StepSize::Tokens(pretrain.batch.tokens.unwrap_or(BatchSize::DEFAULT_TOKENS.max(pretrain.context)))
-        }
+        None => StepSize::Tokens(pretrain.batch.tokens.unwrap_or(BatchSize::DEFAULT_TOKENS.max(pretrain.context))),
     }
 }
 
@@ -318,7 +317,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let estimate = MemoryEstimate { parameters: 4 << 30, gradients: 4 << 30, moments: 8 << 30, activations: 8 << 30 };
+        let estimate =
+            MemoryEstimate { parameters: 4 << 30, gradients: 4 << 30, moments: 8 << 30, activations: 8 << 30 };
         assert!(check_memory(&estimate, None).is_ok() && check_memory(&estimate, Some(24 << 30)).is_ok());
         let error = check_memory(&estimate, Some(20 << 30)).unwrap_err();
         assert_eq!(

@@ -127,22 +127,28 @@ impl Checkpoints {
         written?;
         commit::commit_folder(&partial, &path)?;
         self.point(LATEST, step)?;
-        if let Some(best) = best.filter(|best| self.keep_best && best.step == step) {
-            self.point(BEST, best.step)?;
-        }
         self.sweep_around(step, best)
     }
 
+    /// Writes a pointer, if it does not say so already.
     fn point(&self, pointer: &str, step: u64) -> anyhow::Result<()> {
-        commit::write_atomic(&self.folder.join(pointer), format!("{}\n", name(step)).as_bytes())
+        let (path, text) = (self.folder.join(pointer), format!("{}\n", name(step)));
+        if std::fs::read_to_string(&path).is_ok_and(|found| found == text) {
+            return Ok(());
+        }
+        commit::write_atomic(&path, text.as_bytes())
     }
 
-    /// Removes checkpoints that are not kept, and what killed runs left.
+    /// Points to the best checkpoint and removes those that are not kept, after a save or what a killed one left.
     pub fn sweep(&self, state: &TrainerState) -> anyhow::Result<()> {
         self.sweep_around(state.step, state.best)
     }
 
-    fn sweep_around(&self, newest: u64, best: Option<Best>) -> anyhow::Result<()> {
+    /// [`Checkpoints::sweep`] of what the newest and the best checkpoint are.
+    pub fn sweep_around(&self, newest: u64, best: Option<Best>) -> anyhow::Result<()> {
+        if let Some(best) = best.filter(|_| self.keep_best) {
+            self.point(BEST, best.step)?;
+        }
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -226,9 +232,8 @@ pub fn read_tensors(
 ) -> anyhow::Result<(Parameters, AdamW)> {
     let parameters = Parameters::from_checkpoint(&Checkpoint::open(folder)?)?;
     let moments = WeightsFile::open(&folder.join("trainer/moments.safetensors"))?;
-    let moment = |prefix: &str| {
-        Parameters::from_named(config, |name, shape| moments.read(&format!("{prefix}.{name}"), shape))
-    };
+    let moment =
+        |prefix: &str| Parameters::from_named(config, |name, shape| moments.read(&format!("{prefix}.{name}"), shape));
     let optimizer = AdamW {
         options,
         steps: state.optimizer_steps,
@@ -312,7 +317,7 @@ mod tests {
         let parameters = Parameters::random(&config(), 3);
         let optimizer = AdamW::new(&parameters, AdamWOptions::default());
         let best = Some(Best { step: 10, loss: 1.0 });
-        let mut check = |step, kept: &[u64]| {
+        let check = |step, kept: &[u64]| {
             checkpoints.save(&parameters, &optimizer, &state(step, best), &files()).unwrap();
             assert_eq!(checkpoints.steps_kept().unwrap(), kept);
         };
@@ -335,7 +340,8 @@ mod tests {
         let optimizer = AdamW::new(&parameters, AdamWOptions::default());
         checkpoints.save(&parameters, &optimizer, &state(1, None), &files()).unwrap();
         // One killed while it was written, one before it was named.
-        write(&folder.path().join("c/step-000002.partial"), &parameters, &optimizer, &state(2, None), &files()).unwrap();
+        write(&folder.path().join("c/step-000002.partial"), &parameters, &optimizer, &state(2, None), &files())
+            .unwrap();
         write(&folder.path().join("c/step-000003"), &parameters, &optimizer, &state(3, None), &files()).unwrap();
         assert!(checkpoints.latest().unwrap().unwrap().ends_with("step-000001"));
         checkpoints.sweep(&state(1, None)).unwrap();

@@ -77,7 +77,10 @@ pub(super) struct Row<'a> {
 /// What a row holds.
 pub(super) enum Content<'a> {
     Text(&'a str),
-    Completion { query: &'a str, completion: &'a str },
+    Completion {
+        query: &'a str,
+        completion: &'a str,
+    },
     /// Nothing to learn from, for this reason.
     Unusable(String),
 }

@@ -48,7 +48,9 @@ pub fn parameter_count(config: &ModelConfig) -> u64 {
     let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
     let bias = |has: bool, size: usize| if has { size } else { 0 };
     let attention = hidden * (q + 2 * kv) + q * hidden;
-    let biases = bias(config.qkv_bias, q + 2 * kv) + bias(config.output_bias, hidden) + bias(config.mlp_bias, 2 * inner + hidden);
+    let biases = bias(config.qkv_bias, q + 2 * kv)
+        + bias(config.output_bias, hidden)
+        + bias(config.mlp_bias, 2 * inner + hidden);
     let norms = 2 * hidden + bias(config.has_qk_norm(), 2 * config.head_dim);
     let layer = attention + 3 * hidden * inner + biases + norms;
     let tables = if config.tied_head { 1 } else { 2 };
@@ -75,7 +77,9 @@ mod tests {
 
     #[test]
     fn parameters_are_counted_as_they_are_made() {
-        for (architecture, tied, bias) in [("llama", true, false), ("llama", false, true), ("qwen2", false, false), ("qwen3", true, false)] {
+        for (architecture, tied, bias) in
+            [("llama", true, false), ("llama", false, true), ("qwen2", false, false), ("qwen3", true, false)]
+        {
             let config = ModelConfig::from_json(&format!(
                 r#"{{"model_type": "{architecture}", "vocab_size": 30, "hidden_size": 16, "intermediate_size": 20, "attention_bias": {bias},
                 "mlp_bias": {bias}, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": {tied}}}"#

@@ -86,7 +86,9 @@ pub fn write_table(metrics: &[Metric], path: &Path, stage_key: &str) -> anyhow::
     let schema = schema::metrics();
     let mut sink =
         ParquetSink::create(path, Arc::clone(&schema), Profile::Labels, schema::key_values("metrics", stage_key))?;
-    let whole = |number: fn(&Metric) -> u64| Arc::new(Int64Array::from_iter_values(metrics.iter().map(|one| number(one) as i64)));
+    let whole = |number: fn(&Metric) -> u64| {
+        Arc::new(Int64Array::from_iter_values(metrics.iter().map(|one| number(one) as i64)))
+    };
     let batch = RecordBatch::try_new(
         schema,
         vec![

@@ -141,7 +141,9 @@ impl Mixture {
         let mut parts: Vec<TrainBatch> = Vec::new();
         for (source, piece) in pieces {
             match parts.last_mut() {
-                Some(part) if part.tokens.len() + source.length(piece) <= self.micro_tokens => source.append(piece, part),
+                Some(part) if part.tokens.len() + source.length(piece) <= self.micro_tokens => {
+                    source.append(piece, part)
+                }
                 _ => {
                     let mut part = TrainBatch::default();
                     source.append(piece, &mut part);
@@ -230,7 +232,12 @@ mod tests {
         assert_eq!(times.len(), 48);
         assert!(times.values().all(|&times| times == 3));
         // The order differs from epoch to epoch.
-        let order: Vec<u32> = steps.iter().flat_map(|step| &step.pieces).filter(|(source, _)| *source == 0).map(|(_, piece)| piece.document).collect();
+        let order: Vec<u32> = steps
+            .iter()
+            .flat_map(|step| &step.pieces)
+            .filter(|(source, _)| *source == 0)
+            .map(|(_, piece)| piece.document)
+            .collect();
         assert_ne!(order[..37], order[37..74]);
     }
 
@@ -254,10 +261,10 @@ mod tests {
         let mixture = Mixture::new(vec![source("a", 50, 7)], None, Length::Epochs(2), StepSize::Tokens(30), 16, 9);
         let steps = all_steps(&mixture);
         let mut cursor = mixture.start();
-        for done in 0..steps.len() {
+        for step in &steps {
             let json = serde_json::to_string(&cursor).unwrap();
             let mut resumed: Cursor = serde_json::from_str(&json).unwrap();
-            assert_eq!(mixture.next(&mut resumed).unwrap().parts, steps[done].parts);
+            assert_eq!(mixture.next(&mut resumed).unwrap().parts, step.parts);
             mixture.next(&mut cursor).unwrap();
         }
         assert!(mixture.next(&mut cursor).is_none());

@@ -90,7 +90,8 @@ fn config_json(config: &ModelConfig, end: u32) -> anyhow::Result<Value> {
         value["mlp_bias"] = config.mlp_bias.into();
     }
     if let Some(window) = config.windows.iter().flatten().next() {
-        let kinds = config.windows.iter().map(|window| if window.is_some() { "sliding_attention" } else { "full_attention" });
+        let kinds =
+            config.windows.iter().map(|window| if window.is_some() { "sliding_attention" } else { "full_attention" });
         value["sliding_window"] = (*window).into();
         value["use_sliding_window"] = true.into();
         value["layer_types"] = kinds.collect::<Vec<_>>().into();
@@ -110,9 +111,12 @@ fn rope_scaling(config: &ModelConfig) -> anyhow::Result<Value> {
             "original_max_position_embeddings": original_context as u64,
         }),
         RopeScaling::Factors(_) => {
-            return Err(Failure::new(Exit::Usage, "the GGUF's rotary frequencies (`rope_freqs`) have no form in `config.json`")
-                .hint("start from the Hugging Face folder of the same model")
-                .into());
+            return Err(Failure::new(
+                Exit::Usage,
+                "the GGUF's rotary frequencies (`rope_freqs`) have no form in `config.json`",
+            )
+            .hint("start from the Hugging Face folder of the same model")
+            .into());
         }
     })
 }

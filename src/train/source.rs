@@ -241,7 +241,9 @@ mod tests {
         let (train, held_out, counts) = Source::divide("a", file(&documents), cutting, wanted);
         assert_eq!((train.tokens(), held_out.tokens()), (500, 200));
         assert_eq!((counts.train, counts.held_out, counts.dropped["over-budget"]), (50, 20, 130));
-        let of = |source: &Source| -> std::collections::BTreeSet<u32> { (0..source.len()).map(|i| source.piece(i).document).collect() };
+        let of = |source: &Source| -> std::collections::BTreeSet<u32> {
+            (0..source.len()).map(|i| source.piece(i).document).collect()
+        };
         assert!(of(&train).is_disjoint(&of(&held_out)));
         // Another seed draws others.
         let (other, ..) = Source::divide("a", file(&documents), cutting, Wanted { seed: 4, ..wanted });

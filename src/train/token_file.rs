@@ -129,8 +129,8 @@ impl TokenFile {
         if last.checked_add(facts)? != trailer {
             return None;
         }
-        let ends = (0..documents).map(|document| u64_at(&map, first + document * DOCUMENT_BYTES));
-        let sorted = ends.clone().is_sorted() && ends.last().unwrap_or(0) == tokens as u64;
+        let mut ends = (0..documents).map(|document| u64_at(&map, first + document * DOCUMENT_BYTES));
+        let sorted = ends.clone().is_sorted() && ends.next_back().unwrap_or(0) == tokens as u64;
         let facts = serde_json::from_slice(&map[last..trailer]).ok().filter(|_| sorted)?;
         Some(Self { tokens, documents: first..last, facts, map })
     }

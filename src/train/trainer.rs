@@ -202,19 +202,13 @@ impl Training<'_> {
 
     /// Stops at a loss that is no number, or that is far above what it was.
     fn check_sanity(&self, state: &TrainerState, data: &StepData, loss: f64, norm: f64) -> anyhow::Result<()> {
-        let step = state.step + 1;
-        let what = if !loss.is_finite() {
-            format!("the loss of step {step} is {loss}")
-        } else if !norm.is_finite() {
-            format!("the gradient of step {step} is not finite, its loss is {loss:.4}")
-        } else if state.step >= SETTLED_STEPS && loss > 3.0 * state.smoothed_loss + 1.0 {
-            format!("the loss explodes: {loss:.3} at step {step}, about {:.3} before", state.smoothed_loss)
-        } else {
-            return Ok(());
-        };
+        let Some(what) = unsound(state, loss, norm) else { return Ok(()) };
         let names = self.mixture.document_names(data);
         let shown: Vec<String> = names.iter().take(4).map(|name| format!("`{name}`")).collect();
-        let more = if names.len() > shown.len() { format!(" and {} more", names.len() - shown.len()) } else { String::new() };
+        let more = match names.len() - shown.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
         let message = format!("{what}; its documents are {}{more}", shown.join(", "));
         let last = match self.checkpoints.latest()? {
             Some(folder) => format!("; `from = \"{}\"` would go on from the last checkpoint", folder.display()),
@@ -254,6 +248,12 @@ impl Training<'_> {
                 continue;
             }
             let loss = sum.nll / sum.targets as f64;
+            if !loss.is_finite() {
+                let message =
+                    format!("the held-out loss of `{}` is {loss} after step {}", source.name, learner.state.step);
+                let hint = "the weights hold no numbers any more: lower `pretrain.optimizer.learning-rate`, or mend the model that training begins with";
+                return Err(Failure::new(Exit::Failed, message).hint(hint).into());
+            }
             losses.push(loss);
             learner.metrics.append(&Metric {
                 step: learner.state.step,
@@ -300,6 +300,20 @@ impl Training<'_> {
     }
 }
 
+/// What is wrong with a step, if something is: a sentence that names it.
+fn unsound(state: &TrainerState, loss: f64, norm: f64) -> Option<String> {
+    let step = state.step + 1;
+    if !loss.is_finite() {
+        Some(format!("the loss of step {step} is {loss}"))
+    } else if !norm.is_finite() {
+        Some(format!("the gradient of step {step} is not finite, its loss is {loss:.4}"))
+    } else if state.step >= SETTLED_STEPS && loss > 3.0 * state.smoothed_loss + 1.0 {
+        Some(format!("the loss explodes: {loss:.3} at step {step}, about {:.3} before", state.smoothed_loss))
+    } else {
+        None
+    }
+}
+
 /// A model in training.
 struct Learner {
     model: TrainModel,
@@ -320,4 +334,31 @@ fn add(sum: &mut LossSum, part: LossSum) {
     sum.nll += part.nll;
     sum.z += part.z;
     sum.targets += part.targets;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_that_make_no_sense_are_told() {
+        let check = |step, loss, norm, expect: Option<&str>| {
+            let state = TrainerState {
+                key: String::new(),
+                step,
+                cursor: Default::default(),
+                optimizer_steps: step,
+                smoothed_loss: 2.0,
+                best: None,
+                metrics_bytes: 0,
+                samples_bytes: 0,
+            };
+            assert_eq!(unsound(&state, loss, norm).as_deref(), expect);
+        };
+        check(50, 6.9, 1e6, None);
+        check(50, 7.1, 1.0, Some("the loss explodes: 7.100 at step 51, about 2.000 before"));
+        check(3, 7.1, 1.0, None);
+        check(3, f64::NAN, 1.0, Some("the loss of step 4 is NaN"));
+        check(3, 2.0, f64::INFINITY, Some("the gradient of step 4 is not finite, its loss is 2.0000"));
+    }
 }

@@ -15,7 +15,10 @@ use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::models::wordlevel::{WordLevel, WordLevelTrainer};
 use tokenizers::models::{ModelWrapper, TrainerWrapper};
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
@@ -27,6 +30,11 @@ const UNKNOWN: &str = "<|unknown|>";
 
 /// Ends in tokenizers of others, in the order in which they are looked for when their configuration names none.
 const KNOWN_ENDS: [&str; 6] = [END, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[EOS]"];
+
+/// What BPE merges within: words with the blank before them, single digits, signs. These are Qwen2's rules, since transformers reads
+/// every Qwen2 model with them, whatever its `tokenizer.json` says; they serve other families as well.
+const PIECES: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Words, numbers and signs, each with the blank before it: the text is its tokens, written after each other.
 const WORDS: &str = r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]|\s";
@@ -62,7 +70,10 @@ impl Vocabulary {
         for name in FILES {
             let file = path.join(name);
             if file.is_file() {
-                files.insert(name.to_owned(), std::fs::read(&file).with_context(|| format!("cannot read `{}`", file.display()))?);
+                files.insert(
+                    name.to_owned(),
+                    std::fs::read(&file).with_context(|| format!("cannot read `{}`", file.display()))?,
+                );
             }
         }
         let ends = &checkpoint.config().end_tokens;
@@ -70,7 +81,10 @@ impl Vocabulary {
             // A GGUF: its tokenizer was rebuilt, and is written as it was built.
             files.insert("tokenizer.json".to_owned(), tokenizer.to_json()?.into_bytes());
             let name = ends.first().map(|&end| tokenizer.token(end));
-            files.insert("tokenizer_config.json".to_owned(), configuration(name.flatten().as_deref(), None, tokenizer.chat_source())?);
+            files.insert(
+                "tokenizer_config.json".to_owned(),
+                configuration(name.flatten().as_deref(), None, tokenizer.chat_source())?,
+            );
         }
         let name = path.display().to_string();
         let vocabulary = Self::of_files(tokenizer, files, ends.first().copied(), &name)?;
@@ -116,7 +130,12 @@ impl Vocabulary {
         let (mut tokenizer, mut trainer) = match making {
             Making::Bpe => {
                 let mut tokenizer = Tokenizer::new(ModelWrapper::BPE(BPE::default()));
-                tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+                let pieces =
+                    Split::new(SplitPattern::Regex(PIECES.to_owned()), SplitDelimiterBehavior::Isolated, false);
+                let pieces = PreTokenizerWrapper::Split(pieces.map_err(failed)?);
+                let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, false));
+                tokenizer.with_normalizer(Some(NFC)).map_err(failed)?;
+                tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![pieces, bytes])));
                 tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
                 let alphabet: HashSet<char, _> = ByteLevel::alphabet().into_iter().collect();
                 let trainer = BpeTrainer::builder()
@@ -308,7 +327,9 @@ mod tests {
 
     fn prose() -> Vec<String> {
         let words = ["first", "set", "x", "= 2", "then", "12 * 2", "is 24", "no", "wait,", "check é 你", "done.\n"];
-        (0..400usize).map(|i| (0..12).map(|j| words[(i * 7 + j * j * (i % 5 + 1)) % words.len()]).collect::<Vec<_>>().join(" ")).collect()
+        (0..400usize)
+            .map(|i| (0..12).map(|j| words[(i * 7 + j * j * (i % 5 + 1)) % words.len()]).collect::<Vec<_>>().join(" "))
+            .collect()
     }
 
     #[test]

@@ -91,7 +91,8 @@ mod tests {
     fn numbers_come_back_and_damage_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.safetensors");
-        let one = Parameter { name: "a".into(), shape: vec![2, 3], values: vec![0.1, -0.0, f32::NAN, 1e-42, 3.0, f32::MAX] };
+        let one =
+            Parameter { name: "a".into(), shape: vec![2, 3], values: vec![0.1, -0.0, f32::NAN, 1e-42, 3.0, f32::MAX] };
         let two = Parameter { name: "b".into(), shape: vec![1], values: vec![7.0] };
         write(&path, [("x.a".to_owned(), &one), ("x.b".to_owned(), &two)].into_iter()).unwrap();
         let file = WeightsFile::open(&path).unwrap();

@@ -41,7 +41,8 @@ pub(super) fn write<'p>(
         texts.push(Text { start: tokens.len(), tokens, ended: false });
     }
     for _ in 0..max_tokens {
-        let open: Vec<usize> = (0..texts.len()).filter(|&i| !texts[i].ended && texts[i].tokens.len() < context).collect();
+        let open: Vec<usize> =
+            (0..texts.len()).filter(|&i| !texts[i].ended && texts[i].tokens.len() < context).collect();
         if open.is_empty() {
             break;
         }

@@ -17,7 +17,7 @@ fn two_shards() -> Workplace {
 
 /// Runs a shell script that may mount: as root in a mount namespace of its own, else in a user namespace, if the system allows that.
 /// `$1` is the program.
-fn with_mounts(workplace: &Workplace, script: &str) -> Option<Ended> {
+pub fn with_mounts(workplace: &Workplace, script: &str) -> Option<Ended> {
     let trial = "mkdir -p mounted && mount -t tmpfs -o size=64k tmpfs mounted";
     for namespace in [&["--mount"][..], &["--mount", "--map-root-user"]] {
         let shell = |script: &str| {

@@ -26,6 +26,8 @@ mod made_documents;
 mod math_docs;
 mod near_duplicates;
 mod ppo;
+mod pretrain;
+mod pretrain_bad_input;
 mod prime;
 mod program;
 mod recipe;

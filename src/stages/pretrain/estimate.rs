@@ -43,9 +43,9 @@ impl TrainingEstimate {
             Some(sequences) => {
                 let all = match pretrain.tokens {
                     None => sum(|size| size.0).map(|documents| documents * epochs),
-                    Some(tokens) => sum(|size| size.0).zip(sum(|size| size.1)).map(|(documents, all)| {
-                        (tokens as f64 * documents as f64 / all.max(1) as f64).ceil() as u64
-                    }),
+                    Some(tokens) => sum(|size| size.0)
+                        .zip(sum(|size| size.1))
+                        .map(|(documents, all)| (tokens as f64 * documents as f64 / all.max(1) as f64).ceil() as u64),
                 };
                 all.map(|documents| documents.div_ceil(sequences as u64))
             }
@@ -112,10 +112,14 @@ fn size(plan: &Plan, stage: &Stage, data: &TrainingData) -> Option<(u64, u64)> {
                     let columns = footer.columns.iter().filter(|column| texts.contains(&&column.name));
                     return Some((
                         documents + table.rows(),
-                        tokens + (columns.map(|column| column.bytes_uncompressed).sum::<u64>() as f64 / BYTES_PER_TOKEN) as u64,
+                        tokens
+                            + (columns.map(|column| column.bytes_uncompressed).sum::<u64>() as f64 / BYTES_PER_TOKEN)
+                                as u64,
                     ));
                 }
-                _ if file.name.ends_with(".gz") || file.name.ends_with(".zst") || file.name.ends_with(".parquet") => 3 * file.bytes,
+                _ if file.name.ends_with(".gz") || file.name.ends_with(".zst") || file.name.ends_with(".parquet") => {
+                    3 * file.bytes
+                }
                 _ => file.bytes,
             };
             let more = (bytes as f64 / BYTES_PER_TOKEN) as u64;

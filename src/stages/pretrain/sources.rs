@@ -172,7 +172,13 @@ impl Tokenised {
             counts.dropped.iter().for_each(|(reason, rows)| divided.sum.drop_rows(reason, *rows));
             let count = DataCount {
                 source: data.source.clone(),
-                files: source.train.files.iter().chain(source.held_out.iter().flat_map(|files| &files.files)).map(|file| file.name.clone()).collect(),
+                files: source
+                    .train
+                    .files
+                    .iter()
+                    .chain(source.held_out.iter().flat_map(|files| &files.files))
+                    .map(|file| file.name.clone())
+                    .collect(),
                 documents: counts,
                 train_tokens: train.tokens(),
                 held_out_tokens: held_out.tokens(),
@@ -210,10 +216,14 @@ fn check_lengths(pretrain: &Pretrain, name: &str, counts: &SourceCounts) -> anyh
 fn notices(runner: &Runner, name: &str, pretrain: &Pretrain, counts: &SourceCounts, unknown_tokens: u64) {
     let say = |message: String| runner.reporter.notice(format!("`{name}`: {message}"));
     if counts.cut > 0 {
-        say(format!("{} documents are longer than {} tokens and are cut into pieces", HumanCount(counts.cut), pretrain.context));
+        say(format!(
+            "{} documents are longer than {} tokens and are cut into pieces",
+            HumanCount(counts.cut),
+            pretrain.context
+        ));
     }
     for (reason, documents) in &counts.dropped {
-        say(format!("{} documents are left out ({reason})", HumanCount(*documents)));
+        say(format!("{} documents left out ({reason})", HumanCount(*documents)));
     }
     if unknown_tokens > 0 {
         say(format!("{} words are not in the vocabulary", HumanCount(unknown_tokens)));
@@ -221,7 +231,8 @@ fn notices(runner: &Runner, name: &str, pretrain: &Pretrain, counts: &SourceCoun
 }
 
 fn nothing_to_train_on(name: &str, data: &TrainingData, why: &str) -> anyhow::Error {
-    Failure::new(Exit::BadData, format!("`pretrain.data.{name}` (`{}`) has nothing to train on: {why}", data.source)).into()
+    Failure::new(Exit::BadData, format!("`pretrain.data.{name}` (`{}`) has nothing to train on: {why}", data.source))
+        .into()
 }
 
 /// What the rows are: as the recipe says, as the stage is known to write, or as the first file looks.
@@ -251,10 +262,8 @@ fn stage_files(runner: &Runner, stage: &Stage, other: &str, set: &str) -> anyhow
         let outputs: Vec<_> = (manifest.outputs.iter())
             .filter(|output| output.path.starts_with(&prefix) && output.path.ends_with(".parquet"))
             .collect();
-        let files = outputs.iter().map(|output| DataFile {
-            name: output.path.clone(),
-            path: runner.dir.path(&output.path),
-        });
+        let files =
+            outputs.iter().map(|output| DataFile { name: output.path.clone(), path: runner.dir.path(&output.path) });
         let hashes: Vec<&str> = outputs.iter().map(|output| output.sha256.as_str()).collect();
         Files { files: files.collect(), identity: digest(&format!("{hashes:?}")) }
     };
