@@ -247,7 +247,7 @@ fn signed(text: &str, depth: usize) -> Option<Ratio> {
     }
     let (first, rest) = decimal(text)?;
     let rest = rest.trim_start_matches(' ');
-    let is_spaced = rest.len() < text.len() && text[..text.len() - rest.len()].ends_with(' ');
+    let is_spaced = text[..text.len() - rest.len()].ends_with(' ');
     if rest.is_empty() {
         return Some(first);
     }

@@ -133,6 +133,9 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
             runner.dir.remove(format!("{}/{name}", stage.folder))?;
         }
     }
+    if let Some((_, state)) = &saved {
+        checkpoints.sweep_around(state.ppo.step, state.best)?;
+    }
     let has_reference = ppo.kl.place != KlWhere::None;
     let from = saved.as_ref().map(|(folder, state)| (folder.as_path(), state));
     let learner = Learner::begin(ppo, &base, from, has_reference)?;

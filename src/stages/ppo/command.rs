@@ -84,9 +84,8 @@ impl CommandReward {
                 loop {
                     let mut line = Vec::new();
                     let read = output.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
-                    let ends = matches!(read, Ok(0));
-                    let fails = read.is_err();
-                    if ends || sender.send(read.map(|_| line)).is_err() || fails {
+                    let is_last = read.is_err();
+                    if matches!(read, Ok(0)) || sender.send(read.map(|_| line)).is_err() || is_last {
                         break;
                     }
                 }
