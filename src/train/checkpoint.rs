@@ -144,7 +144,8 @@ impl Checkpoints {
         self.sweep_around(state.step, state.best)
     }
 
-    fn sweep_around(&self, newest: u64, best: Option<Best>) -> anyhow::Result<()> {
+    /// [`Checkpoints::sweep`] of what the newest and the best checkpoint are.
+    pub fn sweep_around(&self, newest: u64, best: Option<Best>) -> anyhow::Result<()> {
         if let Some(best) = best.filter(|_| self.keep_best) {
             self.point(BEST, best.step)?;
         }
