@@ -258,7 +258,7 @@ tokens = 10
         check(
             "[classify.cue]",
             "[classify]",
-            "`r.toml` line 7, key `classify`: expected one judge: a table `[classify.cue]` or `[classify.lm]`",
+            "`r.toml` line 7, key `classify`: expected one judge: a table `[classify.cue]`, `[classify.lm]` or `[classify.endpoint]`",
             None,
         );
         check(
