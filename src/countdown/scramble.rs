@@ -44,7 +44,13 @@ pub fn scramble(text: &str, rng: &mut ChaCha8Rng) -> String {
     for (position, &index) in order.iter().enumerate() {
         scrambled.push_str(pieces[index]);
         if position + 1 < order.len() {
-            scrambled.push_str(if index < gaps.len() { gap(index) } else { spare });
+            let is_open = !pieces[index].ends_with(['.', '!', '?']);
+            scrambled.push_str(match gaps.get(index) {
+                Some(gap) => gap,
+                // A last sentence without its full stop would run into the next one.
+                None if is_open && spare.chars().all(|c| c == ' ') => "\n",
+                None => spare,
+            });
         }
     }
     scrambled
@@ -71,12 +77,18 @@ mod tests {
 
     #[test]
     fn scrambling_keeps_every_sentence() {
-        let text = "One. Two. Three. Four. Five.";
-        let scrambled = scramble(text, &mut ChaCha8Rng::seed_from_u64(1));
-        assert_ne!(scrambled, text);
-        let (mut before, mut after) = (sentences(text).0, sentences(&scrambled).0);
-        before.sort();
-        after.sort();
-        assert_eq!(before, after);
+        for text in ["One. Two. Three. Four. Five.", "One. Two. Three. Four. Five", "1 + 2 = 3 ; retry ; done"] {
+            for seed in 0..20 {
+                let scrambled = scramble(text, &mut ChaCha8Rng::seed_from_u64(seed));
+                let (mut before, mut after) = (sentences(text).0, sentences(&scrambled).0);
+                before.sort();
+                after.sort();
+                assert_eq!(before, after, "{scrambled}");
+            }
+        }
+        assert_ne!(
+            scramble("One. Two. Three. Four. Five.", &mut ChaCha8Rng::seed_from_u64(1)),
+            "One. Two. Three. Four. Five."
+        );
     }
 }
