@@ -479,7 +479,8 @@ impl Job<'_> {
             stage: stage.work.name().to_owned(),
             stage_key: stage.key.clone(),
             unit: "all".to_owned(),
-            input: format!("drawn puzzles, {}", self.base.name()),
+            // As the recipe names it: a path would differ between run folders.
+            input: format!("drawn puzzles, `{}`", self.ppo.from),
             input_sha256: String::new(),
             outputs,
             counts: Counts { rows_in: responses, kept: responses, ..Counts::default() },
