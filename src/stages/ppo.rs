@@ -114,7 +114,7 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
     let folder = runner.dir.path(&stage.folder);
     commit::create_folder(&folder)?;
     let seed = ppo.seed.unwrap_or(runner.plan.seed);
-    let base = Base::open(model_path(runner, stage, ppo)?)?;
+    let base = Base::open(&model_path(runner, stage, ppo)?)?;
     let prompts = Prompts::new(ppo, seed).map_err(|(_, failure)| failure)?;
     let steps = ppo.steps_within(runner.plan.limit);
 

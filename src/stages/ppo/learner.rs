@@ -19,7 +19,7 @@ use crate::train::model_files::{ModelFiles, model_files};
 use crate::train::vocabulary::Vocabulary;
 use crate::train::weights_file::{self, WeightsFile};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// How far a run is; with weights and moments all that it needs to go on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,6 @@ pub(super) struct TrainerState {
 
 /// The model to begin with.
 pub(super) struct Base {
-    path: PathBuf,
     checkpoint: Checkpoint,
     pub vocabulary: Vocabulary,
     pub end_tokens: Vec<u32>,
@@ -45,16 +44,16 @@ pub(super) struct Base {
 }
 
 impl Base {
-    pub(super) fn open(path: PathBuf) -> anyhow::Result<Self> {
-        let checkpoint = Checkpoint::open(&path)?;
-        let vocabulary = Vocabulary::of_checkpoint(&checkpoint, &path)?;
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let vocabulary = Vocabulary::of_checkpoint(&checkpoint, path)?;
         let mut end_tokens = checkpoint.end_tokens(vocabulary.tokenizer())?;
         if !end_tokens.contains(&vocabulary.end()) {
             end_tokens.push(vocabulary.end());
         }
-        let folder = Some(path.as_path()).filter(|path| path.is_dir());
+        let folder = Some(path).filter(|path| path.is_dir());
         let files = model_files(checkpoint.config(), folder, &vocabulary)?;
-        Ok(Self { path, checkpoint, vocabulary, end_tokens, files })
+        Ok(Self { checkpoint, vocabulary, end_tokens, files })
     }
 
     pub(super) fn config(&self) -> &ModelConfig {
@@ -63,10 +62,6 @@ impl Base {
 
     fn parameters(&self) -> anyhow::Result<Parameters> {
         Parameters::from_checkpoint(&self.checkpoint)
-    }
-
-    pub(super) fn name(&self) -> String {
-        self.path.display().to_string()
     }
 }
 
