@@ -11,6 +11,7 @@
 mod attempts;
 mod bad_input;
 mod bench;
+mod chat_server;
 mod countdown;
 mod cue;
 mod curate_hub;
@@ -41,6 +42,7 @@ mod program;
 mod recipe;
 mod report;
 mod repository;
+mod rewrite;
 mod run;
 mod sample;
 mod shard;

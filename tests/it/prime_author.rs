@@ -2,11 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int32Type;
@@ -18,67 +15,8 @@ use four_habits::countdown::verdict::judge;
 use four_habits::data::sidecar;
 use serde_json::{Value, json};
 
+use super::chat_server::ChatServer;
 use super::program::Workplace;
-
-/// A model server: `/v1/models` and `/v1/chat/completions`. Its replies depend on the request alone.
-struct Server {
-    url: String,
-    /// Replies given so far.
-    replies: Arc<AtomicUsize>,
-}
-
-impl Server {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/v1", listener.local_addr().unwrap());
-        let replies = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&replies);
-        // It ends with the test's process.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let counter = Arc::clone(&counter);
-                std::thread::spawn(move || answer(stream, &counter));
-            }
-        });
-        Self { url, replies }
-    }
-}
-
-fn answer(stream: TcpStream, replies: &AtomicUsize) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    let mut request = String::new();
-    reader.read_line(&mut request).ok()?;
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        if line.trim().is_empty() {
-            break;
-        }
-        if let Some((name, value)) = line.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().ok()?;
-        }
-    }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    let reply = if request.starts_with("GET") {
-        json!({"object": "list", "data": [{"id": "writer", "object": "model", "owned_by": "test"}]})
-    } else {
-        let body: Value = serde_json::from_slice(&body).ok()?;
-        replies.fetch_add(1, Ordering::Relaxed);
-        let text = written(body["messages"][0]["content"].as_str()?, body["seed"].as_u64()?);
-        json!({"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 20}})
-    };
-    let text = reply.to_string();
-    let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-        text.len()
-    );
-    reader.into_inner().write_all(&[head.as_bytes(), text.as_bytes()].concat()).ok()
-}
 
 /// A good trace for the puzzle of a prompt, and for one seed in three something else.
 fn written(prompt: &str, seed: u64) -> String {
@@ -106,7 +44,7 @@ fn written(prompt: &str, seed: u64) -> String {
     }
 }
 
-fn recipe(server: &Server) -> String {
+fn recipe(server: &ChatServer) -> String {
     format!(
         "seed = 3\n\n[prime]\nconditions = [\"only-backtracking\", \"direct\", \"all-strategies\", \"scrambled\", \"empty\"]\ntrain = 25\ntest = 4\n\n[prime.author]\nattempts = 3\n\n[prime.author.endpoint]\nurl = \"{}\"\nconcurrency = 3\n",
         server.url
@@ -167,7 +105,7 @@ fn rejected(workplace: &Workplace, run: &str, condition: &str) -> BTreeMap<Strin
 
 #[test]
 fn a_model_behind_a_server_writes_and_what_is_wrong_is_kept_apart() {
-    let server = Server::start();
+    let server = ChatServer::start(written);
     let workplace = Workplace::with(&recipe(&server), &[]);
     workplace.run("run", &[]).expect(0);
     workplace.verify("run");
@@ -196,7 +134,7 @@ fn a_model_behind_a_server_writes_and_what_is_wrong_is_kept_apart() {
 
 #[test]
 fn replies_that_were_paid_for_survive_a_kill() {
-    let server = Server::start();
+    let server = ChatServer::start(written);
     let workplace = Workplace::with(&recipe(&server), &[]);
     workplace.run("whole", &[]).expect(0);
     let whole = workplace.files("whole");
@@ -253,7 +191,7 @@ fn a_small_model_fails_the_gates_and_every_failure_is_counted() {
 
 #[test]
 fn an_author_that_cannot_be_is_refused_before_work() {
-    let server = Server::start();
+    let server = ChatServer::start(written);
     let good = recipe(&server);
     let check = |from: &str, to: &str, sentence: &str| {
         assert!(good.contains(from), "{from}");

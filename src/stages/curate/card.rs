@@ -111,15 +111,19 @@ pub(super) fn render(
 ) -> anyhow::Result<String> {
     let input = &plan.inputs[stage.input];
     let judge = stage.reads.iter().find_map(|&index| match &plan.stages[index].work {
-        Work::Classify(classify) => Some(match &classify.lm {
-            Some(lm) => {
+        Work::Classify(classify) => Some(match (&classify.lm, &classify.endpoint) {
+            (Some(lm), _) => {
                 let mode = match lm.mode {
                     LmMode::Score => "score",
                     LmMode::Generate => "generate",
                 };
                 format!("the language model `{}` in {mode} mode", lm.model)
             }
-            None => "the cue judge, a lexicon-and-pattern baseline".to_owned(),
+            (None, Some(endpoint)) => {
+                let model = endpoint.model.as_deref().unwrap_or("its only model");
+                format!("the language model `{model}` behind an endpoint, in score mode")
+            }
+            (None, None) => "the cue judge, a lexicon-and-pattern baseline".to_owned(),
         }),
         _ => None,
     });
