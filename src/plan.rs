@@ -120,7 +120,7 @@ impl Work {
 
     /// Whether the work is about the input's documents; else it makes its own, or reads what stages wrote.
     pub fn reads_documents(&self) -> bool {
-        !matches!(self, Work::Prime(_) | Work::Pretrain(_) | Work::Ppo(_))
+        !matches!(self, Work::Rewrite(_) | Work::Prime(_) | Work::Pretrain(_) | Work::Ppo(_))
     }
 
     /// Whether the work is cut into the input's units; else it is one unit that needs all of the stages before.

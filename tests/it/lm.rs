@@ -427,8 +427,9 @@ fn check_packing(spec: &LmJudgeSpec, texts: &[String]) {
         Precision::F32 => 1e-5,
         // Eight bits of mantissa, and sums in another order.
         Precision::Bf16 => 0.03,
-        // A sum that lies between two bytes may round to either.
-        Precision::Int8 => 0.05,
+        // A number that lies between two bytes may round to either; on a real model that moves a score as much as the
+        // rounding itself does.
+        Precision::Int8 => 0.15,
     };
     let mut judge = LmJudge::load(&LmJudgeSpec { max_windows: 1, ..spec.clone() }).unwrap();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
