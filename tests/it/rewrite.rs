@@ -13,7 +13,7 @@ use super::program::{RECIPE, Workplace};
 /// What a fair writer replies: mostly the right form, sometimes not at the first attempt, sometimes that there is no question.
 fn written(prompt: &str, seed: u64) -> String {
     let (_, document) = prompt.split_once("The text:").unwrap();
-    match document.len() % 7 {
+    match document.bytes().map(u64::from).sum::<u64>() % 7 {
         0 => "NO QUESTION".to_owned(),
         // Wrong, whatever the seed.
         1 => "I would rather not.".to_owned(),
