@@ -13,7 +13,7 @@ use four_habits::countdown::draw::{Draw, Source};
 use four_habits::countdown::puzzle::Puzzle;
 use four_habits::countdown::verdict::judge;
 use four_habits::data::sidecar;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::chat_server::ChatServer;
 use super::program::Workplace;

@@ -17,7 +17,7 @@ fn written(prompt: &str, seed: u64) -> String {
         0 => "NO QUESTION".to_owned(),
         // Wrong, whatever the seed.
         1 => "I would rather not.".to_owned(),
-        _ if seed % 4 == 0 => "<question>What?</question>".to_owned(),
+        _ if seed.is_multiple_of(4) => "<question>What?</question>".to_owned(),
         _ => format!(
             "<question>How long is it?</question>\n<thoughts>I count. Let me check: {}.</thoughts>\n<answer>{}</answer>",
             document.len(),
