@@ -29,6 +29,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Compare a judge with labeled documents
     Evaluate(Evaluate),
+    /// Measure how fast this machine does a part of the work
+    Bench(Bench),
     /// Write one HTML page about one or more runs
     Report(Report),
     /// Print the JSON Schema of recipes, events and manifests, and the columns of every Parquet kind
@@ -146,6 +148,59 @@ pub struct Evaluate {
     /// Judge at most this many documents
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    pub what: BenchWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// Judge documents with a language model: documents per second, memory, and where the time goes
+    Judge(BenchJudge),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchJudge {
+    /// A Hugging Face folder or a `.gguf` file
+    #[arg(long, value_name = "PATH", required_unless_present = "shape", conflicts_with = "shape")]
+    pub model: Option<PathBuf>,
+    /// Random weights of this shape, for speed alone: smollm2-135m, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b, llama-3.2-3b
+    #[arg(long, value_name = "NAME")]
+    pub shape: Option<String>,
+    /// Where the language model runs
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// The numbers that matrix products multiply
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
+    /// A Parquet or JSONL file with a column `text`
+    #[arg(long, value_name = "FILE")]
+    pub docs: PathBuf,
+    /// Judge the first N documents that have a text
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
+    /// Read so many tokens of each document
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=131_072))]
+    pub max_doc_tokens: u64,
+    /// Tokens per forward pass
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    pub batch_tokens: u64,
+    /// Threads for parallel work [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
+    /// Judge the documents so many times
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub repeat: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    F32,
+    /// Faster where the processor has AVX512_BF16
+    Bf16,
 }
 
 #[derive(Debug, Args)]

@@ -13,8 +13,10 @@ mod gguf;
 mod gguf_tokenizer;
 mod kernels;
 mod layer;
+mod meter;
 mod ops;
 mod packed;
+mod shape;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
@@ -22,5 +24,6 @@ pub use checkpoint::Checkpoint;
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::Decoder;
 pub use layer::Precision;
+pub use meter::{Meter, Part};
 pub use packed::Packed;
 pub use tokenizer::TextTokenizer;

@@ -8,7 +8,7 @@ use super::Behavior;
 use super::judge::{Judge, JudgeIdentity, Labels, Mark, Unjudgeable};
 use super::windows::{Window, Windows};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Decoder, Message, Packed, Precision, TextTokenizer};
+use crate::lm::{Checkpoint, Decoder, Message, Meter, Packed, Part, Precision, TextTokenizer};
 use candle_core::{Device, Tensor};
 use std::path::PathBuf;
 
@@ -65,6 +65,7 @@ pub struct LmJudge {
     identity: JudgeIdentity,
     tokenizer: TextTokenizer,
     decoder: Decoder,
+    meter: Meter,
     prompt: Prompt,
     window_tokens: usize,
     max_windows: usize,
@@ -89,7 +90,11 @@ impl LmJudge {
     /// A [`Failure`] with [`Exit::Usage`] for a model that cannot be used (see [`Checkpoint::open`], [`Decoder::load`]), a template
     /// without its two places, a tokenizer in which no single token says yes or no, and windows beyond the model's context.
     pub fn load(spec: &LmJudgeSpec) -> anyhow::Result<Self> {
-        let checkpoint = Checkpoint::open(&spec.model)?;
+        Self::of(&Checkpoint::open(&spec.model)?, spec)
+    }
+
+    /// [`LmJudge::load`] of an opened model, whatever path `spec` has.
+    pub fn of(checkpoint: &Checkpoint, spec: &LmJudgeSpec) -> anyhow::Result<Self> {
         let tokenizer = checkpoint.tokenizer()?;
         let prompt = Prompt::new(&tokenizer, &spec.template, &spec.questions)?;
         let longest = prompt.before.len() + spec.window_tokens + prompt.longest_question();
@@ -107,17 +112,31 @@ impl LmJudge {
             revision: checkpoint.revision()?,
             prompt_hash: prompt_hash(&prompt, spec),
         };
-        let decoder = Decoder::load(&checkpoint, &spec.device, spec.precision)?;
+        let decoder = Decoder::load(checkpoint, &spec.device, spec.precision)?;
         Ok(Self {
             identity,
             tokenizer,
             decoder,
+            meter: Meter::default(),
             prompt,
             window_tokens: spec.window_tokens,
             max_windows: spec.max_windows,
             batch_tokens: spec.batch_tokens,
             thresholds: spec.thresholds,
         })
+    }
+
+    /// Measures from now on where the time goes.
+    pub fn set_meter(&mut self, meter: Meter) {
+        self.decoder.set_meter(meter.clone());
+        self.meter = meter;
+    }
+
+    /// How many tokens a document's four questions would take as four plain prompts per window, the way a judge reads them
+    /// that does not share the document.
+    pub fn plain_prompt_tokens(&self, labels: &Labels) -> u64 {
+        let around = 4 * self.prompt.before.len() + self.prompt.questions_len();
+        4 * labels.tokens_read + u64::from(labels.windows) * around as u64
     }
 
     /// How much of the model's next-token probability falls on the answers at all, per behavior, for one text. Near 1
@@ -175,7 +194,8 @@ impl Judge for LmJudge {
             if documents[owner].problem.is_some() {
                 continue;
             }
-            for window in Windows::new(&self.tokenizer, text, self.window_tokens) {
+            let mut windows = Windows::new(&self.tokenizer, text, self.window_tokens);
+            while let Some(window) = self.meter.time(Part::Tokenise, || windows.next()) {
                 let window = window?;
                 let group = window.tokens.len() + self.prompt.questions_len();
                 if !batch.owners.is_empty() && batch.packed.len() + group > self.batch_tokens {

@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+mod bench;
 mod completions;
 mod evaluate;
 mod inspect;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Verify(args) => verify::run(&args, json),
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Evaluate(args) => evaluate::run(&args, json),
+        Command::Bench(args) => bench::run(&args, json),
         Command::Report(args) => report::run(&args, json),
         Command::Schema(args) => schema::run(&args),
         Command::Completions { shell } => completions::run(shell),

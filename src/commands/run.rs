@@ -106,7 +106,7 @@ fn task(args: &Run) -> anyhow::Result<Option<(u64, u64)>> {
     }
 }
 
-fn check_device(device: Device) -> anyhow::Result<()> {
+pub(super) fn check_device(device: Device) -> anyhow::Result<()> {
     if device == Device::Cuda {
         return Err(Failure::new(Exit::Usage, "this program was built without CUDA").hint("use `--device cpu`").into());
     }

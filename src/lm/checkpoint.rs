@@ -4,6 +4,7 @@
 use super::config::ModelConfig;
 use super::folder::Folder;
 use super::gguf::Gguf;
+use super::shape;
 use super::tokenizer::TextTokenizer;
 use crate::error::{Exit, Failure};
 use candle_core::Tensor;
@@ -21,6 +22,8 @@ pub struct Checkpoint {
 enum Source {
     Folder(Folder),
     Gguf(Box<Gguf>),
+    /// No file at all: random weights.
+    Shape,
 }
 
 impl Checkpoint {
@@ -43,6 +46,15 @@ impl Checkpoint {
         Ok(Self { path: path.to_owned(), config, source })
     }
 
+    /// A model of a published shape (`smollm2-135m`, `qwen2.5-7b`, …) with random weights and a tokenizer of four characters a
+    /// token, for measuring speed.
+    ///
+    /// # Errors
+    /// A [`Failure`] for a shape that is not known.
+    pub fn random(shape: &str) -> anyhow::Result<Self> {
+        Ok(Self { path: PathBuf::from(shape), config: shape::config(shape)?, source: Source::Shape })
+    }
+
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
@@ -58,6 +70,7 @@ impl Checkpoint {
         match &self.source {
             Source::Folder(folder) => folder.tokenizer(),
             Source::Gguf(gguf) => gguf.tokenizer(),
+            Source::Shape => shape::tokenizer(),
         }
     }
 
@@ -69,6 +82,7 @@ impl Checkpoint {
         let tensor = match &self.source {
             Source::Folder(folder) => folder.tensor(name, shape),
             Source::Gguf(gguf) => gguf.tensor(name, shape, &self.config),
+            Source::Shape => Ok(shape::tensor(name, shape)?),
         }?;
         Ok(tensor)
     }
@@ -79,6 +93,7 @@ impl Checkpoint {
         let files = match &self.source {
             Source::Folder(folder) => folder.files(),
             Source::Gguf(_) => vec![self.path.clone()],
+            Source::Shape => Vec::new(),
         };
         let mut hasher = blake3::Hasher::new();
         for file in files {

@@ -3,6 +3,7 @@
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::layer::{Layer, Precision, Projection, Projections, Weights};
+use super::meter::{Meter, Part};
 use super::ops::{self, AttentionOptions, Heads};
 use super::packed::Packed;
 use crate::error::{Exit, Failure};
@@ -20,6 +21,7 @@ pub struct Decoder {
     head: Option<Tensor>,
     rope_frequencies: Vec<f32>,
     precision: Precision,
+    meter: Meter,
 }
 
 impl Decoder {
@@ -50,12 +52,18 @@ impl Decoder {
             rope_frequencies: config.rope_frequencies(),
             device: device.clone(),
             precision,
+            meter: Meter::default(),
             config,
         })
     }
 
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Measures from now on what [`Decoder::hidden`] and the logits take.
+    pub fn set_meter(&mut self, meter: Meter) {
+        self.meter = meter;
     }
 
     /// The final hidden states, normed, of some rows of a packed batch: `(rows.len(), H)`.
@@ -69,9 +77,7 @@ impl Decoder {
             let message = format!("token {token} is beyond the model's vocabulary of {}", self.config.vocab_size);
             return Err(Failure::new(Exit::Usage, message).hint("the tokenizer belongs to another model").into());
         }
-        let ids = Tensor::from_slice(packed.tokens(), packed.len(), &self.device)?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
-        let angles = self.angles(packed.positions())?;
+        let (mut x, angles) = self.meter.time(Part::Embed, || self.embed(packed))?;
         let eps = self.config.rms_norm_eps;
         for (index, layer) in self.layers.iter().enumerate() {
             // In the last layer every row still gives keys and values, but only the rows asked for go on.
@@ -83,21 +89,24 @@ impl Decoder {
                 head_norms: layer.head_norms.as_ref().map(|weights| (weights, eps)),
                 window: layer.window,
                 precision: self.precision,
+                meter: &self.meter,
             };
             x = layer.forward(&x, queries, &options, eps)?;
         }
-        Ok(ops::rms_norm(&x, &self.final_norm, eps)?)
+        Ok(self.meter.time(Part::Norm, || ops::rms_norm(&x, &self.final_norm, eps))?)
     }
 
     /// Logits of chosen tokens for hidden states of `(R, H)`: `(R, tokens.len())`.
     pub fn logits_of(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Tensor> {
-        let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
-        hidden.matmul(&self.head().index_select(&ids, 0)?.t()?)
+        self.meter.time(Part::Head, || {
+            let ids = Tensor::from_slice(tokens, tokens.len(), &self.device)?;
+            hidden.matmul(&self.head().index_select(&ids, 0)?.t()?)
+        })
     }
 
     /// Logits of the whole vocabulary: `(R, V)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        hidden.matmul(&self.head().t()?)
+        self.meter.time(Part::Head, || hidden.matmul(&self.head().t()?))
     }
 
     fn head(&self) -> &Tensor {
@@ -106,6 +115,12 @@ impl Decoder {
 
     fn heads(&self) -> Heads {
         Heads { query: self.config.num_heads, kv: self.config.num_kv_heads, dim: self.config.head_dim }
+    }
+
+    /// The first layer's input, `(T, H)`, and the angles of the positions.
+    fn embed(&self, packed: &Packed) -> Result<(Tensor, (Tensor, Tensor))> {
+        let ids = Tensor::from_slice(packed.tokens(), packed.len(), &self.device)?;
+        Ok((self.embedding.index_select(&ids, 0)?, self.angles(packed.positions())?))
     }
 
     /// Cosines and sines of every position's angles, each `(T, D / 2)`.

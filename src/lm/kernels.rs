@@ -6,5 +6,6 @@
 
 pub(super) mod attention;
 pub(super) mod matrix;
+pub(super) mod peak;
 pub(super) mod tile;
 pub(super) mod vector;

@@ -1,7 +1,9 @@
 //! One layer of the decoder: attention and MLP, with its weights packed in the precision they multiply in.
 
 use super::kernels::matrix::{AfterAttention, Norm, PackedMatrix};
+use super::kernels::peak::peak;
 use super::kernels::tile::{Bf16, Element};
+use super::meter::Part;
 use super::ops::{self, AttentionOptions, floats};
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -16,11 +18,29 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// `f32` or `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// Whether this processor has the instructions for it.
     pub fn usable(self) -> bool {
         match self {
             Self::F32 => f32::available(),
             Self::Bf16 => Bf16::available(),
+        }
+    }
+
+    /// Floating-point operations per second that all threads together reach in products that never leave the cache.
+    /// Takes a fifth of a second; 0 where it is not [usable](Self::usable).
+    pub fn peak(self) -> f64 {
+        match self {
+            _ if !self.usable() => 0.0,
+            Self::F32 => peak::<f32>(),
+            Self::Bf16 => peak::<Bf16>(),
         }
     }
 }
@@ -128,12 +148,15 @@ impl Layer {
         if self.attention_norm.dims() != [hidden] || self.mlp_norm.dims() != [hidden] {
             bail!("a layer got rows of {hidden}");
         }
+        let meter = options.meter;
         let qkv = {
             let (x, weight) = (floats(x)?, floats(&self.attention_norm)?);
-            packed.qkv.product(x.get(), Some(Norm { weight: weight.get(), eps }))
+            let norm = Norm { weight: weight.get(), eps };
+            meter.count(Part::Qkv, || packed.qkv.operations(tokens));
+            meter.time(Part::Qkv, || packed.qkv.product(x.get(), Some(norm), meter))
         };
         let qkv = Tensor::from_vec(qkv, (tokens, packed.qkv.width()), &Device::Cpu)?;
-        let attended = ops::attention(&qkv, rows, options)?;
+        let attended = meter.time(Part::Attention, || ops::attention(&qkv, rows, options))?;
         let x = match rows {
             Some(rows) => {
                 let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
@@ -147,7 +170,13 @@ impl Layer {
             norm: Norm { weight: weight.get(), eps },
             gate_up: &packed.gate_up,
             down: &packed.down,
+            meter,
         };
-        Tensor::from_vec(rest.run(attended.get(), values.get()), x.shape(), &Device::Cpu)
+        meter.count(Part::OutputMlp, || {
+            let rows = values.get().len() / hidden;
+            packed.output.operations(rows) + packed.gate_up.operations(rows) + packed.down.operations(rows)
+        });
+        let out = meter.time(Part::OutputMlp, || rest.run(attended.get(), values.get()));
+        Tensor::from_vec(out, x.shape(), &Device::Cpu)
     }
 }

@@ -7,6 +7,7 @@ use super::kernels::attention::Attention;
 use super::kernels::tile::Bf16;
 use super::kernels::vector;
 use super::layer::Precision;
+use super::meter::{Meter, Part};
 use super::packed::Packed;
 use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 use std::ops::Deref;
@@ -54,6 +55,7 @@ pub(super) struct AttentionOptions<'a> {
     /// How many positions back a row sees, its own included; `None` for all.
     pub window: Option<usize>,
     pub precision: Precision,
+    pub meter: &'a Meter,
 }
 
 /// Rotary causal attention, scaled by `1 / sqrt(D)`, of every row over all rows that it sees.
@@ -61,7 +63,7 @@ pub(super) struct AttentionOptions<'a> {
 /// `qkv` is `(T, heads.width())`, not yet rotated. The result is `(T, heads.query D)`, or `(rows.len(), heads.query D)`
 /// when only some rows are asked for.
 pub(super) fn attention(qkv: &Tensor, rows: Option<&[usize]>, options: &AttentionOptions<'_>) -> Result<Tensor> {
-    let AttentionOptions { packed, heads, angles: (cos, sin), head_norms, window, precision } = *options;
+    let AttentionOptions { packed, heads, angles: (cos, sin), head_norms, window, precision, meter } = *options;
     let (tokens, half) = (packed.len(), heads.dim / 2);
     if qkv.dims() != [tokens, heads.width()] || cos.dims() != [tokens, half] || sin.dims() != [tokens, half] {
         bail!("attention over {tokens} tokens got {:?}, {:?} and {:?}", qkv.dims(), cos.dims(), sin.dims());
@@ -80,6 +82,7 @@ pub(super) fn attention(qkv: &Tensor, rows: Option<&[usize]>, options: &Attentio
         heads,
         window,
     };
+    meter.count(Part::Attention, || attention.operations(rows));
     let out = match precision {
         Precision::F32 => attention.run::<f32>(rows),
         Precision::Bf16 => attention.run::<Bf16>(rows),

@@ -80,6 +80,16 @@ impl Attention<'_> {
         out
     }
 
+    /// Floating-point operations that the definition asks for: every query with every key it sees, twice.
+    pub(in crate::lm) fn operations(&self, rows: Option<&[usize]>) -> u64 {
+        let seen = |row: usize| (self.position(row) + 1).min(self.window.unwrap_or(usize::MAX)) as u64;
+        let pairs: u64 = match rows {
+            Some(rows) => rows.iter().map(|&row| seen(row)).sum(),
+            None => (0..self.packed.len()).map(seen).sum(),
+        };
+        4 * pairs * (self.heads.query * self.heads.dim) as u64
+    }
+
     fn blocks(&self, rows: Option<&[usize]>) -> Vec<Block> {
         let segments: Vec<Range<usize>> = self.packed.segments().collect();
         match rows {

@@ -1,5 +1,6 @@
 //! Matrix products with packed weights, with what comes before (RMSNorm) and after (bias, residual, SwiGLU) fused in.
 
+use super::super::meter::{Meter, Part, Within};
 use super::tile::{COLUMNS, Element, ROWS, Start, multiply};
 use super::vector;
 use rayon::prelude::*;
@@ -77,37 +78,53 @@ impl<E: Element> PackedMatrix<E> {
         self.width
     }
 
+    /// Floating-point operations of a product of so many rows.
+    pub(in crate::lm) fn operations(&self, rows: usize) -> u64 {
+        let outputs = if self.interleaved { 2 * self.width } else { self.width };
+        2 * (rows * self.inner * outputs) as u64
+    }
+
     /// `norm(x) W^T + bias` for `x` of `(T, inner)`: `(T, width)`; of an interleaved matrix `silu(gate) * up`.
     ///
     /// # Panics
     /// When lengths do not fit; [`super::super::layer`] checks them.
-    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>) -> Vec<f32> {
+    pub(in crate::lm) fn product(&self, x: &[f32], norm: Option<Norm<'_>>, meter: &Meter) -> Vec<f32> {
         let rows = x.len() / self.inner;
         assert_eq!(x.len(), rows * self.inner, "the input's width");
         let mut out = vec![0f32; rows * self.width];
         let task = rows_per_task(rows);
         let tasks = out.par_chunks_mut(task * self.width).zip(x.par_chunks(task * self.inner));
-        tasks.for_each_init(Vec::new, |a, (out, x)| self.block(x, norm, None, out, a));
+        tasks.for_each_init(Vec::new, |a, (out, x)| self.block(x, norm, None, out, a, meter.within(Part::Qkv)));
         out
     }
 
     /// [`PackedMatrix::product`] of a few rows, on one thread, plus `added` of `(T, width)` if there is something to add.
-    fn block(&self, x: &[f32], norm: Option<Norm<'_>>, added: Option<&[f32]>, out: &mut [f32], a: &mut Vec<E>) {
+    fn block(
+        &self,
+        x: &[f32],
+        norm: Option<Norm<'_>>,
+        added: Option<&[f32]>,
+        out: &mut [f32],
+        a: &mut Vec<E>,
+        within: Within<'_>,
+    ) {
         let groups = self.inner.div_ceil(E::GROUP);
         let stride = groups * E::GROUP;
         let rows = x.len() / self.inner;
         a.resize(rows * stride, E::default());
-        let mut normed = vec![0f32; self.inner];
-        for (a, x) in a.chunks_exact_mut(stride).zip(x.chunks_exact(self.inner)) {
-            match norm {
-                Some(Norm { weight, eps }) => {
-                    let scale = 1.0 / (vector::sum_of_squares(x) / self.inner as f32 + eps).sqrt();
-                    vector::scale_by(&mut normed, x, scale, weight);
-                    E::convert(a, &normed);
+        within.time(Part::Norm, || {
+            let mut normed = vec![0f32; self.inner];
+            for (a, x) in a.chunks_exact_mut(stride).zip(x.chunks_exact(self.inner)) {
+                match norm {
+                    Some(Norm { weight, eps }) => {
+                        let scale = 1.0 / (vector::sum_of_squares(x) / self.inner as f32 + eps).sqrt();
+                        vector::scale_by(&mut normed, x, scale, weight);
+                        E::convert(a, &normed);
+                    }
+                    None => E::convert(a, x),
                 }
-                None => E::convert(a, x),
             }
-        }
+        });
 
         let outputs = if self.interleaved { COLUMNS / 2 } else { COLUMNS };
         let mut sums = [0.0; ROWS * COLUMNS];
@@ -158,6 +175,7 @@ pub(in crate::lm) struct AfterAttention<'a, E> {
     /// Interleaved.
     pub gate_up: &'a PackedMatrix<E>,
     pub down: &'a PackedMatrix<E>,
+    pub meter: &'a Meter,
 }
 
 impl<E: Element> AfterAttention<'_, E> {
@@ -175,10 +193,11 @@ impl<E: Element> AfterAttention<'_, E> {
             || (Vec::new(), Vec::new(), Vec::new()),
             |(a, y, gated), (out, (attended, x))| {
                 y.resize(x.len(), 0.0);
-                self.output.block(attended, None, Some(x), y, a);
+                let within = self.meter.within(Part::OutputMlp);
+                self.output.block(attended, None, Some(x), y, a, within);
                 gated.resize(x.len() / width * self.gate_up.width, 0.0);
-                self.gate_up.block(y, Some(self.norm), None, gated, a);
-                self.down.block(gated, None, Some(y), out, a);
+                self.gate_up.block(y, Some(self.norm), None, gated, a, within);
+                self.down.block(gated, None, Some(y), out, a, within);
             },
         );
         out
@@ -259,13 +278,13 @@ mod tests {
         let (x, weight, bias) = (wave(rows * inner, 0.7), wave(width * inner, 0.3), wave(width, 0.9));
         let plain = naive(&x, &weight, inner, None);
         let packed = PackedMatrix::<E>::new(&weight, inner, None);
-        close(&packed.product(&x, None), &plain, tolerance);
+        close(&packed.product(&x, None, &Meter::default()), &plain, tolerance);
 
         let biased = PackedMatrix::<E>::new(&weight, inner, Some(&bias));
         let added = wave(rows * width, 0.1);
         let expect: Vec<f32> = naive(&x, &weight, inner, Some(&bias)).iter().zip(&added).map(|(a, b)| a + b).collect();
         let mut sums = vec![0.0; added.len()];
-        biased.block(&x, None, Some(&added), &mut sums, &mut Vec::new());
+        biased.block(&x, None, Some(&added), &mut sums, &mut Vec::new(), Meter::default().within(Part::Qkv));
         close(&sums, &expect, tolerance);
 
         let norm_weight = wave(inner, 1.1);
@@ -277,7 +296,11 @@ mod tests {
             })
             .collect();
         let norm = Norm { weight: &norm_weight, eps: 1e-5 };
-        close(&packed.product(&x, Some(norm)), &naive(&normed, &weight, inner, None), 2.0 * tolerance);
+        close(
+            &packed.product(&x, Some(norm), &Meter::default()),
+            &naive(&normed, &weight, inner, None),
+            2.0 * tolerance,
+        );
 
         if width.is_multiple_of(2) {
             let both = PackedMatrix::<E>::interleaved(&weight, inner, Some(&bias));
@@ -288,7 +311,7 @@ mod tests {
                     gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
                 })
                 .collect();
-            close(&both.product(&x, None), &expect, 4.0 * tolerance);
+            close(&both.product(&x, None, &Meter::default()), &expect, 4.0 * tolerance);
         }
     }
 
@@ -304,9 +327,9 @@ mod tests {
     fn a_row_does_not_depend_on_the_others() {
         let (x, weight) = (wave(50 * 40, 0.7), wave(72 * 40, 0.3));
         let packed = PackedMatrix::<f32>::new(&weight, 40, None);
-        let together = packed.product(&x, None);
+        let together = packed.product(&x, None, &Meter::default());
         for row in [0, 5, 6, 49] {
-            let alone = packed.product(&x[row * 40..][..40], None);
+            let alone = packed.product(&x[row * 40..][..40], None, &Meter::default());
             assert_eq!(alone, together[row * 72..][..72]);
         }
     }

@@ -1,0 +1,34 @@
+//! `pipeline bench`: how fast this machine does a part of the work, and what keeps it from being faster.
+
+mod judge;
+
+use crate::cli::{Bench, BenchWhat};
+use crate::error::Exit;
+
+pub fn run(args: &Bench, json: bool) -> anyhow::Result<Exit> {
+    match &args.what {
+        BenchWhat::Judge(args) => judge::run(args, json),
+    }
+}
+
+/// What the operating system says of this process.
+mod process {
+    use std::fs::read_to_string;
+
+    /// The most memory it has held so far, in bytes; `None` where the system does not say.
+    pub(super) fn peak_memory() -> Option<u64> {
+        let status = read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+
+    /// Seconds of processor time that all its threads have used.
+    pub(super) fn cpu_seconds() -> Option<f64> {
+        const TICKS_PER_SECOND: f64 = 100.0;
+        let stat = read_to_string("/proc/self/stat").ok()?;
+        // The second field, the program's name in parentheses, may hold blanks; user and system time are fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let times = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
+        Some(times.sum::<Result<f64, _>>().ok()? / TICKS_PER_SECOND)
+    }
+}

@@ -1,0 +1,130 @@
+//! Where the time of judging goes, and how much arithmetic it is, when somebody asks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// What a judge's time is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Text to tokens.
+    Tokenise,
+    /// Rows of the embedding, angles of the positions.
+    Embed,
+    /// RMSNorm of rows, and their rounding to the precision they are multiplied in.
+    Norm,
+    /// The product that gives queries, keys and values.
+    Qkv,
+    /// Rotation, scores, softmax, values.
+    Attention,
+    /// The product after attention, and the three of the MLP.
+    OutputMlp,
+    /// Logits of the answers.
+    Head,
+}
+
+impl Part {
+    pub const ALL: [Part; 7] =
+        [Part::Tokenise, Part::Embed, Part::Norm, Part::Qkv, Part::Attention, Part::OutputMlp, Part::Head];
+}
+
+/// Adds up time and arithmetic per [`Part`]. One that is off costs a comparison for each part of each layer; its clones share
+/// what they measure.
+#[derive(Debug, Clone, Default)]
+pub struct Meter(Option<Arc<[Sum; Part::ALL.len()]>>);
+
+#[derive(Debug, Default)]
+struct Sum {
+    nanoseconds: AtomicU64,
+    operations: AtomicU64,
+}
+
+impl Meter {
+    /// A meter that measures; the default one does not.
+    pub fn running() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// Times `work`, done on the calling thread or waited for by it.
+    pub fn time<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
+        let Some(sums) = &self.0 else { return work() };
+        let started = Instant::now();
+        let done = work();
+        sums[part as usize].nanoseconds.fetch_add(nanoseconds(started), Ordering::Relaxed);
+        done
+    }
+
+    /// For work that all threads of the pool share in while one of them times it as `whole`.
+    pub(super) fn within(&self, whole: Part) -> Within<'_> {
+        Within { meter: self, whole }
+    }
+
+    /// Counts floating-point operations, a multiplication and its addition being two.
+    pub(super) fn count(&self, part: Part, operations: impl FnOnce() -> u64) {
+        if let Some(sums) = &self.0 {
+            sums[part as usize].operations.fetch_add(operations(), Ordering::Relaxed);
+        }
+    }
+
+    /// Seconds and floating-point operations of a part so far; zeros if the meter is off.
+    pub fn read(&self, part: Part) -> (f64, f64) {
+        let Some(sums) = &self.0 else { return (0.0, 0.0) };
+        let Sum { nanoseconds, operations } = &sums[part as usize];
+        (nanoseconds.load(Ordering::Relaxed) as i64 as f64 / 1e9, operations.load(Ordering::Relaxed) as f64)
+    }
+}
+
+/// A part of a [`Meter`] that other parts are taken out of.
+#[derive(Clone, Copy)]
+pub(super) struct Within<'a> {
+    meter: &'a Meter,
+    whole: Part,
+}
+
+impl Within<'_> {
+    /// Times `work`, done on one thread of the pool: it counts as `part` and not as the whole.
+    pub(super) fn time<T>(self, part: Part, work: impl FnOnce() -> T) -> T {
+        let Some(sums) = &self.meter.0 else { return work() };
+        let started = Instant::now();
+        let done = work();
+        let share = nanoseconds(started) / rayon::current_num_threads() as u64;
+        sums[part as usize].nanoseconds.fetch_add(share, Ordering::Relaxed);
+        // Below zero for a moment; the caller's own time of the whole makes up for it.
+        sums[self.whole as usize].nanoseconds.fetch_sub(share, Ordering::Relaxed);
+        done
+    }
+}
+
+fn nanoseconds(since: Instant) -> u64 {
+    since.elapsed().as_nanos() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_add_up_to_the_whole() {
+        let meter = Meter::running();
+        let whole = Instant::now();
+        let answer = meter.time(Part::Qkv, || {
+            meter.count(Part::Qkv, || 10);
+            meter.within(Part::Qkv).time(Part::Norm, || (0..100_000u64).map(std::hint::black_box).sum::<u64>())
+        });
+        let whole = whole.elapsed().as_secs_f64();
+        assert_eq!(answer, 4_999_950_000);
+        let sum: f64 = Part::ALL.iter().map(|part| meter.read(*part).0).sum();
+        assert!(meter.read(Part::Norm).0 > 0.0 && meter.read(Part::Qkv).0 > 0.0);
+        assert!(sum > 0.0 && sum <= whole, "{sum} of {whole}");
+        assert_eq!(meter.read(Part::Qkv).1, 10.0);
+    }
+
+    #[test]
+    fn a_meter_that_is_off_only_does_the_work() {
+        let meter = Meter::default();
+        meter.count(Part::Head, || unreachable!("nobody counts"));
+        assert_eq!(meter.time(Part::Head, || meter.within(Part::Head).time(Part::Norm, || 3)), 3);
+        assert_eq!(meter.read(Part::Head), (0.0, 0.0));
+    }
+}
