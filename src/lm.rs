@@ -7,15 +7,21 @@
 mod chat;
 mod checkpoint;
 mod config;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
 mod decoder;
+pub mod device;
 mod folder;
 mod gguf;
 mod gguf_tokenizer;
+#[cfg(any(feature = "cuda", test))]
+mod halving;
 mod kernels;
 mod layer;
 mod meter;
 mod ops;
 mod packed;
+mod scorer;
 mod shape;
 mod tokenizer;
 
@@ -26,4 +32,5 @@ pub use decoder::Decoder;
 pub use layer::Precision;
 pub use meter::{Meter, Part};
 pub use packed::Packed;
+pub use scorer::Scorer;
 pub use tokenizer::TextTokenizer;

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #define __global__
@@ -51,9 +52,11 @@ struct Copy {
     bool valid;
 };
 
+enum Instruction { SHUFFLE, MATRIX_LOAD, TRANSPOSED_LOAD, PRODUCT };
+
 // What a lane brings to an instruction of its warp: which one it is, and its operands.
 struct Offer {
-    const char* instruction = "";
+    Instruction instruction = SHUFFLE;
     uint32_t words[6] = {};
     const void* address = nullptr;
 };
@@ -65,7 +68,9 @@ struct Warp {
 };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // where it starts; from then on it goes on from `resume`, which costs no system call
+    jmp_buf resume;
+    bool started = false;
     std::unique_ptr<char[]> stack;
     bool done = false;
     unsigned collectives = 0;
@@ -80,13 +85,23 @@ struct Block {
     size_t shared_bytes;
     unsigned current = 0, events = 0;
     bool copies_land_at_once;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     std::function<void()> body;
     std::string error;
 };
 inline thread_local Block* block = nullptr;
 
-inline void give_way() { swapcontext(&block->fibers[block->current].context, &block->scheduler); }
+inline void give_way() {
+    if (_setjmp(block->fibers[block->current].resume) == 0) _longjmp(block->scheduler, 1);
+}
+
+// Lets a fiber run until it gives way.
+__attribute__((noinline)) inline void resume(Fiber& fiber) {
+    if (_setjmp(block->scheduler) != 0) return;
+    if (fiber.started) _longjmp(fiber.resume, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
+}
 
 // Notes the error and never goes on: the scheduler gives the block up.
 inline void fail(const std::string& error) {
@@ -111,8 +126,7 @@ inline const Offer (&together(const Offer& offer))[LANES] {
     offers[block->current % LANES] = offer;
     wait(warp.barrier);
     for (const Offer& other : offers)
-        if (std::strcmp(other.instruction, offer.instruction) != 0)
-            fail(std::string("lanes of one warp are at ") + offer.instruction + " and " + other.instruction);
+        if (other.instruction != offer.instruction) fail("lanes of one warp are at different instructions");
     return offers;
 }
 
@@ -169,7 +183,7 @@ inline void run_block(unsigned threads, size_t shared_bytes, unsigned schedule, 
             if (state.fibers[state.current].done) continue;
             alive = true;
             thread_index = {state.current};
-            swapcontext(&state.scheduler, &state.fibers[state.current].context);
+            resume(state.fibers[state.current]);
         }
         if (alive && state.events == before && state.error.empty()) state.error = "threads wait for each other for ever";
     }
@@ -192,7 +206,7 @@ inline float bits_to_float(uint32_t bits) {
 }
 
 inline float __shfl_xor_sync(unsigned, float x, unsigned mask) {
-    const auto& offers = emulation::together({"a shuffle", {emulation::bits(x)}});
+    const auto& offers = emulation::together({emulation::SHUFFLE, {emulation::bits(x)}});
     return bits_to_float(offers[(emulation::block->current % emulation::LANES) ^ mask].words[0]);
 }
 
@@ -235,7 +249,7 @@ inline uint16_t element(const void* row, unsigned column) {
 
 inline void load_matrices(uint32_t (&words)[4], const uint16_t* row) {
     emulation::check_shared(row, 16);
-    const auto& offers = emulation::together({"a matrix load", {}, row});
+    const auto& offers = emulation::together({emulation::MATRIX_LOAD, {}, row});
     const unsigned lane = emulation::block->current % emulation::LANES;
     for (unsigned j = 0; j < 4; ++j) {
         const void* from = offers[8 * j + lane / 4].address;
@@ -245,7 +259,7 @@ inline void load_matrices(uint32_t (&words)[4], const uint16_t* row) {
 
 inline void load_matrices_transposed(uint32_t (&words)[4], const uint16_t* row) {
     emulation::check_shared(row, 16);
-    const auto& offers = emulation::together({"a transposed matrix load", {}, row});
+    const auto& offers = emulation::together({emulation::TRANSPOSED_LOAD, {}, row});
     const unsigned lane = emulation::block->current % emulation::LANES;
     for (unsigned j = 0; j < 4; ++j)
         words[j] = element(offers[8 * j + lane % 4 * 2].address, lane / 4) |
@@ -254,7 +268,7 @@ inline void load_matrices_transposed(uint32_t (&words)[4], const uint16_t* row) 
 
 // The fragments' layout is that of the PTX manual, "Matrix Fragments for mma.m16n8k16".
 inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    const auto& offers = emulation::together({"a product", {a[0], a[1], a[2], a[3], b0, b1}});
+    const auto& offers = emulation::together({emulation::PRODUCT, {a[0], a[1], a[2], a[3], b0, b1}});
     const unsigned lane = emulation::block->current % emulation::LANES;
     const auto number = [](uint32_t word, unsigned half) { return bits_to_float(half ? word & 0xffff0000u : word << 16); };
     for (unsigned i = 0; i < 4; ++i) {

@@ -8,7 +8,7 @@ use super::Behavior;
 use super::judge::{Judge, JudgeIdentity, Labels, Mark, Unjudgeable};
 use super::windows::{Window, Windows};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Decoder, Message, Meter, Packed, Part, Precision, TextTokenizer};
+use crate::lm::{Checkpoint, Message, Meter, Packed, Part, Precision, Scorer, TextTokenizer};
 use candle_core::{Device, Tensor};
 use std::path::PathBuf;
 
@@ -64,7 +64,7 @@ const DOCUMENTS_PER_CALL: usize = 16;
 pub struct LmJudge {
     identity: JudgeIdentity,
     tokenizer: TextTokenizer,
-    decoder: Decoder,
+    decoder: Scorer,
     meter: Meter,
     prompt: Prompt,
     window_tokens: usize,
@@ -87,7 +87,7 @@ impl LmJudge {
     /// Loads the model and prepares its prompts.
     ///
     /// # Errors
-    /// A [`Failure`] with [`Exit::Usage`] for a model that cannot be used (see [`Checkpoint::open`], [`Decoder::load`]), a template
+    /// A [`Failure`] with [`Exit::Usage`] for a model that cannot be used (see [`Checkpoint::open`], [`Scorer::load`]), a template
     /// without its two places, a tokenizer in which no single token says yes or no, and windows beyond the model's context.
     pub fn load(spec: &LmJudgeSpec) -> anyhow::Result<Self> {
         Self::of(&Checkpoint::open(&spec.model)?, spec)
@@ -112,7 +112,7 @@ impl LmJudge {
             revision: checkpoint.revision()?,
             prompt_hash: prompt_hash(&prompt, spec),
         };
-        let decoder = Decoder::load(checkpoint, &spec.device, spec.precision)?;
+        let decoder = Scorer::load(checkpoint, &spec.device, spec.precision)?;
         Ok(Self {
             identity,
             tokenizer,
@@ -130,6 +130,11 @@ impl LmJudge {
     pub fn set_meter(&mut self, meter: Meter) {
         self.decoder.set_meter(meter.clone());
         self.meter = meter;
+    }
+
+    /// See [`Scorer::peak`].
+    pub fn peak_flops(&self, precision: Precision) -> anyhow::Result<f64> {
+        self.decoder.peak(precision)
     }
 
     /// How many tokens a document's four questions would take as four plain prompts per window, the way a judge reads them
@@ -370,7 +375,8 @@ fn prompt_hash(prompt: &Prompt, spec: &LmJudgeSpec) -> String {
     numbers(&prompt.before);
     prompt.after.iter().for_each(|after| numbers(after));
     numbers(&prompt.answers);
-    numbers(&[spec.precision as u32, prompt.yes_count as u32, spec.window_tokens as u32, spec.max_windows as u32]);
+    let precision = Scorer::precision(&spec.device, spec.precision);
+    numbers(&[precision as u32, prompt.yes_count as u32, spec.window_tokens as u32, spec.max_windows as u32]);
     numbers(&spec.thresholds.map(f32::to_bits));
     hasher.finalize().to_hex()[..16].to_owned()
 }
