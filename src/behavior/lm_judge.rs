@@ -57,6 +57,9 @@ impl LmJudgeSpec {
     }
 }
 
+/// Documents per call on a GPU, whose batches are larger.
+const DOCUMENTS_PER_CALL_ON_GPU: usize = 128;
+
 /// Documents per call: a few batches' worth of ordinary web pages, so that little is lost when a run is killed.
 const DOCUMENTS_PER_CALL: usize = 16;
 
@@ -70,6 +73,7 @@ pub struct LmJudge {
     window_tokens: usize,
     max_windows: usize,
     batch_tokens: usize,
+    documents_per_call: usize,
     thresholds: [f32; 4],
 }
 
@@ -122,6 +126,7 @@ impl LmJudge {
             window_tokens: spec.window_tokens,
             max_windows: spec.max_windows,
             batch_tokens: spec.batch_tokens,
+            documents_per_call: if spec.device.is_cuda() { DOCUMENTS_PER_CALL_ON_GPU } else { DOCUMENTS_PER_CALL },
             thresholds: spec.thresholds,
         })
     }
@@ -189,7 +194,7 @@ impl Judge for LmJudge {
     }
 
     fn batch_size(&self) -> usize {
-        DOCUMENTS_PER_CALL
+        self.documents_per_call
     }
 
     fn judge(&mut self, texts: &[&str]) -> anyhow::Result<Vec<Result<Labels, Unjudgeable>>> {

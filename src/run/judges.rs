@@ -4,6 +4,7 @@ use crate::behavior::Behavior;
 use crate::behavior::cue::{CueJudge, Lexicon};
 use crate::behavior::judge::Judge;
 use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
+use crate::cli::Device;
 use crate::config::Classify;
 use crate::data::hub::Hub;
 use crate::error::{Exit, Failure};
@@ -11,9 +12,10 @@ use crate::plan::{Location, Plan};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 
-pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub) -> anyhow::Result<Box<dyn Judge>> {
+pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub, device: Device) -> anyhow::Result<Box<dyn Judge>> {
     if let Some(lm) = &classify.lm {
         let mut spec = LmJudgeSpec::new(model_path(&lm.model, plan, hub)?);
+        spec.device = device.open()?;
         spec.window_tokens = lm.window_tokens;
         spec.max_windows = lm.max_windows;
         spec.batch_tokens = lm.batch_tokens;
@@ -32,12 +34,15 @@ pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub) -> anyhow::Resul
     Ok(Box::new(CueJudge::new(&read_lexicon(lexicon)?)))
 }
 
-/// The judge of a specification on the command line: `cue`, `cue:LEXICON` or `lm:MODEL`.
-pub fn from_spec(spec: &str) -> anyhow::Result<Box<dyn Judge>> {
+/// The judge of a specification on the command line: `cue`, `cue:LEXICON` or `lm:MODEL`, the latter on `device`.
+pub fn from_spec(spec: &str, device: Device) -> anyhow::Result<Box<dyn Judge>> {
     match spec.split_once(':') {
         None if spec == "cue" => Ok(Box::new(CueJudge::new(&read_lexicon(None)?))),
         Some(("cue", lexicon)) => Ok(Box::new(CueJudge::new(&read_lexicon(Some(lexicon))?))),
-        Some(("lm", model)) if !model.is_empty() => Ok(Box::new(LmJudge::load(&LmJudgeSpec::new(model))?)),
+        Some(("lm", model)) if !model.is_empty() => {
+            let spec = LmJudgeSpec { device: device.open()?, ..LmJudgeSpec::new(model) };
+            Ok(Box::new(LmJudge::load(&spec)?))
+        }
         _ => Err(Failure::new(Exit::Usage, format!("`{spec}` is not a judge"))
             .hint("expected `cue`, `cue:LEXICON` or `lm:MODEL`, a folder or `.gguf` file")
             .into()),
