@@ -71,7 +71,6 @@ struct Fiber {
     ucontext_t context;  // where it starts; from then on it goes on from `resume`, which costs no system call
     jmp_buf resume;
     bool started = false;
-    std::unique_ptr<char[]> stack;
     bool done = false;
     unsigned collectives = 0;
     std::vector<std::vector<Copy>> copies = {{}};
@@ -154,7 +153,8 @@ inline void enter() {
     give_way();
 }
 
-// Runs one block. Bit 0 of `schedule`: the last thread goes first. Bit 1: copies land at once.
+// Runs one block. Bit 0 of `schedule`: the last warp goes first, and each as far as it can without the others; else all warps
+// go step by step. Bit 1: copies land at once.
 inline void run_block(unsigned threads, size_t shared_bytes, unsigned schedule, const std::function<void()>& body) {
     Block state;
     block = &state;
@@ -167,10 +167,12 @@ inline void run_block(unsigned threads, size_t shared_bytes, unsigned schedule, 
     state.warps.resize(threads / LANES);
     for (Warp& warp : state.warps) warp.barrier.size = LANES;
     state.fibers.resize(threads);
-    for (Fiber& fiber : state.fibers) {
-        fiber.stack.reset(new char[STACK]);
+    thread_local std::vector<std::unique_ptr<char[]>> stacks;
+    while (stacks.size() < threads) stacks.emplace_back(new char[STACK]);
+    for (unsigned i = 0; i < threads; ++i) {
+        Fiber& fiber = state.fibers[i];
         getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_sp = stacks[i].get();
         fiber.context.uc_stack.ss_size = STACK;
         fiber.context.uc_link = nullptr;
         makecontext(&fiber.context, enter, 0);
@@ -178,12 +180,19 @@ inline void run_block(unsigned threads, size_t shared_bytes, unsigned schedule, 
     for (bool alive = true; alive && state.error.empty();) {
         alive = false;
         const unsigned before = state.events;
-        for (unsigned i = 0; i < threads && state.error.empty(); ++i) {
-            state.current = schedule & 1 ? threads - 1 - i : i;
-            if (state.fibers[state.current].done) continue;
-            alive = true;
-            thread_index = {state.current};
-            resume(state.fibers[state.current]);
+        for (unsigned warp = 0; warp < threads / LANES; ++warp) {
+            unsigned events;
+            do {
+                events = state.events;
+                for (unsigned i = 0; i < LANES && state.error.empty(); ++i) {
+                    const unsigned thread = warp * LANES + i;
+                    state.current = schedule & 1 ? threads - 1 - thread : thread;
+                    if (state.fibers[state.current].done) continue;
+                    alive = true;
+                    thread_index = {state.current};
+                    resume(state.fibers[state.current]);
+                }
+            } while (schedule & 1 && state.events != events);
         }
         if (alive && state.events == before && state.error.empty()) state.error = "threads wait for each other for ever";
     }
