@@ -197,15 +197,15 @@ __device__ __forceinline__ void attention(const bf16* qkv, bf16* out, const Tile
 }
 
 // `qkv` is (T, (query_heads + 2 kv_heads) DIM), rotated; `out` has rows of query_heads DIM. `window`: how many positions back a
-// query sees, its own included; 0 for all. The grid is (tiles, kv_heads).
-#define ATTENTION(DIM)                                                                                                     \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
+// query sees, its own included; 0 for all. The grid is (tiles, kv_heads). BLOCKS shall fit on a multiprocessor at a time.
+#define ATTENTION(DIM, BLOCKS)                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                                  \
         attention_##DIM(const bf16* qkv, bf16* out, const Tile* tiles, const Range* ranges, uint32_t query_heads,           \
                         uint32_t kv_heads, uint32_t window, float scale) {                                                 \
         attention<DIM>(qkv, out, tiles, ranges, query_heads, kv_heads, window, scale);                                      \
     }
 
-ATTENTION(64)
-ATTENTION(80)
-ATTENTION(96)
-ATTENTION(128)
+ATTENTION(64, 4)
+ATTENTION(80, 4)
+ATTENTION(96, 4)
+ATTENTION(128, 3)
