@@ -43,6 +43,7 @@ pub(super) struct Memory {
 
 impl Emulated {
     /// `None`, with a line that says so, where there is no C++ compiler.
+    #[expect(clippy::print_stderr, reason = "a test says what it skips")]
     pub(super) fn new(schedule: u32) -> Option<Self> {
         static LIBRARY: OnceLock<Option<usize>> = OnceLock::new();
         let function = LIBRARY.get_or_init(|| {

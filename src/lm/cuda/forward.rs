@@ -127,8 +127,8 @@ impl<G: Gpu> Forward<G> {
             pass.product(all, &layer.qkv, qkv, false, Part::Qkv)?;
             let head_norms = layer.head_norms.as_ref().map(Buffer::view);
             let projection_bias = layer.qkv.bias.as_ref().map(Buffer::view);
-            pass.rope(qkv, projection_bias, head_norms, sent.positions, angles, tokens, &self.config)?;
-            let (tiles, count) = if index == last { sent.last_tiles } else { sent.tiles };
+            pass.rope(qkv, projection_bias, head_norms, sent.positions, angles, &self.config)?;
+            let tiles = if index == last { sent.last_tiles } else { sent.tiles };
             if index == last {
                 live = rows.len();
             }
@@ -136,7 +136,7 @@ impl<G: Gpu> Forward<G> {
             self.meter.count(Part::Attention, || {
                 inputs.operations(&self.config, layer.window, (index == last).then_some(rows))
             });
-            pass.attention(qkv, attended, tiles, count, sent.ranges, layer.window, &self.config)?;
+            pass.attention(qkv, attended, tiles, sent.ranges, layer.window, &self.config)?;
             if index == last {
                 let chosen = normed.first(live * hidden)?;
                 pass.gather(stream, sent.rows, live, chosen, hidden, Part::OutputMlp)?;
@@ -344,9 +344,8 @@ struct Sent<'a> {
     positions: View<'a>,
     rows: View<'a>,
     ranges: View<'a>,
-    /// And how many.
-    tiles: (View<'a>, usize),
-    last_tiles: (View<'a>, usize),
+    tiles: View<'a>,
+    last_tiles: View<'a>,
 }
 
 impl<'a> Inputs<'a> {
@@ -380,7 +379,6 @@ impl<'a> Inputs<'a> {
             start += part.len();
         }
         let &[ids, positions, rows, ranges, tiles, last_tiles] = &views[..] else { bail!("six parts") };
-        let (tiles, last_tiles) = ((tiles, self.tiles.tiles.len()), (last_tiles, self.last_tiles.tiles.len()));
         Ok(Sent { ids, positions, rows, ranges, tiles, last_tiles })
     }
 
@@ -490,11 +488,10 @@ impl<'a, G: Gpu> Pass<'a, G> {
         head_norms: Option<View<'_>>,
         positions: View<'_>,
         angles: View<'_>,
-        rows: usize,
         config: &ModelConfig,
     ) -> anyhow::Result<()> {
-        let (width, dim) = (config.qkv_size(), config.head_dim);
-        let fits = qkv.len == rows * width && bias.is_none_or(|bias| bias.len == width) && positions.len == rows;
+        let (rows, width, dim) = (positions.len, config.qkv_size(), config.head_dim);
+        let fits = qkv.len == rows * width && bias.is_none_or(|bias| bias.len == width);
         ensure!(fits && head_norms.is_none_or(|norms| norms.len == 2 * dim), "a rotation's sizes");
         let heads = config.num_heads + config.num_kv_heads * if bias.is_some() { 2 } else { 1 };
         use Argument::{F32, U32};
@@ -514,19 +511,19 @@ impl<'a, G: Gpu> Pass<'a, G> {
         self.done(Part::Attention)
     }
 
-    /// Attention of `count` tiles of queries over the keys they see.
+    /// Attention of tiles of queries, five numbers each, over the keys they see.
     pub(super) fn attention(
         &mut self,
         qkv: View<'_>,
         out: View<'_>,
         tiles: View<'_>,
-        count: usize,
         ranges: View<'_>,
         window: u32,
         config: &ModelConfig,
     ) -> anyhow::Result<()> {
         let width = config.num_heads * config.head_dim;
         ensure!(qkv.len.is_multiple_of(config.qkv_size()) && out.len.is_multiple_of(width), "attention's sizes");
+        let count = tiles.len / 5;
         ensure!(tiles.len == 5 * count, "attention's tiles");
         use Argument::{F32, U32};
         let arguments = [

@@ -2,7 +2,7 @@
 
 use super::emulated::Emulated;
 use super::forward::{Forward, Pass};
-use super::gpu::{Buffer, View};
+use super::gpu::Buffer;
 use super::tiles::Tiles;
 use crate::lm::checkpoint::Checkpoint;
 use crate::lm::config::ModelConfig;
@@ -189,7 +189,7 @@ fn queries_and_keys_are_normed_and_rotated_in_place() {
             let (positions, angles) = (bench.put_bytes(&words(&positions), 4), bench.put_bytes(&angle_bytes, 4));
             let (bias, norms) = (biased.then(|| bias.view()), normed.then(|| norms.view()));
             let mut pass = bench.pass();
-            pass.rope(qkv.view(), bias, norms, positions.view(), angles.view(), rows, &config).unwrap();
+            pass.rope(qkv.view(), bias, norms, positions.view(), angles.view(), &config).unwrap();
             bench.get(&qkv)
         });
         let Some(found) = found else { return };
@@ -270,8 +270,8 @@ fn attention_is_a_softmax_over_what_each_row_sees() {
             let (qkv, out) = (bench.put(&qkv), bench.empty(rows.len() * query * dim));
             let list = bench.put_bytes(&words(tiles.tiles.as_flattened()), 4);
             let ranges = bench.put_bytes(&words(tiles.ranges.as_flattened()), 4);
-            let (count, ranges): (usize, View<'_>) = (tiles.tiles.len(), ranges.view());
-            bench.pass().attention(qkv.view(), out.view(), list.view(), count, ranges, window as u32, &config).unwrap();
+            let ranges = ranges.view();
+            bench.pass().attention(qkv.view(), out.view(), list.view(), ranges, window as u32, &config).unwrap();
             bench.get(&out)
         });
         let Some(found) = found else { return };
@@ -303,6 +303,7 @@ fn attention_is_a_softmax_over_what_each_row_sees() {
 /// A folder with a model of random bf16 weights.
 fn model(config: &Value) -> (tempfile::TempDir, Checkpoint) {
     let folder = tempfile::tempdir().unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a folder that only this test reads")]
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let sizes = ModelConfig::from_json(&config.to_string()).unwrap();
     let (hidden, inner, dim) = (sizes.hidden_size, sizes.intermediate_size, sizes.head_dim);
@@ -434,7 +435,7 @@ fn a_batch_beyond_memory_goes_through_in_parts() {
     let prefix = packed.push(None, &[1, 2]);
     let mut rows = Vec::new();
     for document in 0..4u32 {
-        let document = packed.push(Some(prefix), &vec![document; 20]);
+        let document = packed.push(Some(prefix), &[document; 20]);
         let question = packed.push(Some(document), &[30, 31]);
         rows.extend(packed.last_row(question));
     }
