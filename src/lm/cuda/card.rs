@@ -97,7 +97,7 @@ impl Gpu for Card {
         let mut words: Vec<u64> = arguments.iter().map(|argument| argument.word()).collect();
         let mut parameters: Vec<*mut c_void> = words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
         self.stream.context().bind_to_thread().map_err(failed)?;
-        // SAFETY: `super::forward` gives each kernel the arguments of its signature, in memory of this device that is long
+        // SAFETY: `super::pass` gives each kernel the arguments of its signature, in memory of this device that is long
         // enough and is freed, if at all, behind this launch in the same stream. The words outlive the call.
         let launched = unsafe {
             result::launch_kernel(

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 /// A device with memory of its own, whose work is done in the order it is asked for.
 ///
 /// Addresses are the device's. What `launch` and `product` are given must lie in memory that this device allocated and that
-/// lives until the work is done; [`Buffer`] and the functions in [`super::forward`] see to that.
+/// lives until the work is done; [`Buffer`] and the operations of [`super::pass`] see to that.
 pub(in crate::lm) trait Gpu: Send {
     type Memory: Send;
     /// A moment in the device's work.

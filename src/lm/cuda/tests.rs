@@ -1,8 +1,9 @@
 //! The kernels and the forward pass on the emulated GPU, against plain loops and the decoder on the CPU.
 
 use super::emulated::Emulated;
-use super::forward::{Forward, Pass};
+use super::forward::Forward;
 use super::gpu::Buffer;
+use super::pass::Pass;
 use super::tiles::Tiles;
 use crate::lm::checkpoint::Checkpoint;
 use crate::lm::config::ModelConfig;
