@@ -1,5 +1,6 @@
 //! The command line as typed. The doc comments are the help texts.
 
+use crate::lm::device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -80,12 +81,27 @@ pub struct Run {
     pub replan: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Device {
     /// A GPU if this program was built for one and there is one, else the CPU
+    #[default]
     Auto,
     Cpu,
     Cuda,
+}
+
+impl Device {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As [`device::cuda`], for a GPU that was asked for by name.
+    pub fn open(self) -> anyhow::Result<candle_core::Device> {
+        match self {
+            Self::Auto => Ok(device::auto()),
+            Self::Cpu => Ok(candle_core::Device::Cpu),
+            Self::Cuda => device::cuda(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -193,6 +209,9 @@ pub struct Evaluate {
     /// Print thresholds that maximise F1, ready for the judge's table in a recipe
     #[arg(long)]
     pub calibrate: bool,
+    /// Where a language model runs
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
     /// Bootstrap resamples behind each interval
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub resamples: usize,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(any(feature = "cuda", test))]
+use std::time::Duration;
 use std::time::Instant;
 
 /// What a judge's time is made of.
@@ -55,6 +57,20 @@ impl Meter {
         let done = work();
         sums[part as usize].nanoseconds.fetch_add(nanoseconds(started), Ordering::Relaxed);
         done
+    }
+
+    /// Whether anybody asks.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn runs(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Adds time that was measured elsewhere.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn add(&self, part: Part, time: Duration) {
+        if let Some(sums) = &self.0 {
+            sums[part as usize].nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+        }
     }
 
     /// For work that all threads of the pool share in while one of them times it as `whole`.

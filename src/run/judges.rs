@@ -5,6 +5,7 @@ use crate::behavior::counting_judge::{CountingJudge, CountingSpec};
 use crate::behavior::cue::{CueJudge, Lexicon};
 use crate::behavior::judge::Judge;
 use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
+use crate::cli::Device;
 use crate::config::{self, Classify, EndpointJudgeConfig, LmConfig, LmMode};
 use crate::data::hub::{Hub, Notice, Stop};
 use crate::endpoint::{EndpointJudge, EndpointJudgeSpec, EndpointSpec};
@@ -16,9 +17,9 @@ use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub) -> anyhow::Result<Box<dyn Judge>> {
+pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub, device: Device) -> anyhow::Result<Box<dyn Judge>> {
     if let Some(lm) = &classify.lm {
-        return lm_judge(lm, model_path(&lm.model, plan, hub)?);
+        return lm_judge(lm, model_path(&lm.model, plan, hub)?, device);
     }
     if let Some(endpoint) = &classify.endpoint {
         let notice: Notice = Arc::new({
@@ -32,9 +33,14 @@ pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub) -> anyhow::Resul
 }
 
 /// The judge of a table `[classify.lm]`, whose model lies at `model`.
-fn lm_judge(lm: &LmConfig, model: PathBuf) -> anyhow::Result<Box<dyn Judge>> {
+fn lm_judge(lm: &LmConfig, model: PathBuf, device: Device) -> anyhow::Result<Box<dyn Judge>> {
     let folder = lm.prompts.as_deref().map(Path::new);
     if lm.mode == LmMode::Generate {
+        if device == Device::Cuda {
+            return Err(Failure::new(Exit::Usage, "a judge in `mode = \"generate\"` runs on the CPU only")
+                .hint("use `--device cpu`, or `mode = \"score\"`")
+                .into());
+        }
         let defaults = CountingSpec::default();
         let mut spec = CountingSpec {
             window_tokens: lm.window_tokens,
@@ -61,6 +67,7 @@ fn lm_judge(lm: &LmConfig, model: PathBuf) -> anyhow::Result<Box<dyn Judge>> {
             config::Weights::Widened => WeightStorage::Widened,
             config::Weights::Kept => WeightStorage::Kept,
         },
+        device: device.open()?,
         ..LmJudgeSpec::new(model)
     };
     if let Some(folder) = folder {
@@ -84,8 +91,8 @@ fn endpoint_spec(config: &EndpointJudgeConfig) -> anyhow::Result<EndpointJudgeSp
 }
 
 /// The judge of a specification on the command line: `cue`, `cue:LEXICON`, or `lm:MODEL` and `endpoint:URL` with options
-/// after commas. `notice` is told what an endpoint can do.
-pub fn from_spec(spec: &str, notice: &Notice) -> anyhow::Result<Box<dyn Judge>> {
+/// after commas. A language model runs on `device`; `notice` is told what an endpoint can do.
+pub fn from_spec(spec: &str, device: Device, notice: &Notice) -> anyhow::Result<Box<dyn Judge>> {
     match spec.split_once(':') {
         None if spec == "cue" => Ok(Box::new(CueJudge::new(&read_lexicon(None)?))),
         Some(("cue", lexicon)) => Ok(Box::new(CueJudge::new(&read_lexicon(Some(lexicon))?))),
@@ -94,7 +101,7 @@ pub fn from_spec(spec: &str, notice: &Notice) -> anyhow::Result<Box<dyn Judge>> 
             if let Some((key, expectation)) = config.fault() {
                 return Err(Failure::new(Exit::Usage, format!("the option `{key}` of `lm:`: {expectation}")).into());
             }
-            lm_judge(&config, PathBuf::from(&config.model))
+            lm_judge(&config, PathBuf::from(&config.model), device)
         }
         Some(("endpoint", endpoint)) if !endpoint.is_empty() => {
             let spec = endpoint_spec(&parse_options("endpoint", "url", endpoint)?)?;

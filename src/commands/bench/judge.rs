@@ -4,11 +4,11 @@ use super::process;
 use crate::behavior::judge::{Judge, Labels};
 use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
 use crate::cli::{self, BenchJudge};
-use crate::commands::{print, print_json, run::check_device};
+use crate::commands::{print, print_json};
 use crate::data::document::{ColumnMap, Wanted};
 use crate::data::shard::{Format, ShardReader};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Meter, Part, Precision, WeightStorage};
+use crate::lm::{Checkpoint, Meter, Part, Precision, WeightStorage, precision_on};
 use anyhow::Context;
 use serde::Serialize;
 use std::fmt::Write;
@@ -61,7 +61,7 @@ struct Share {
 }
 
 pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
-    check_device(args.device)?;
+    let device = args.device.open()?;
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("cannot start threads")?;
     }
@@ -71,12 +71,14 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
         cli::Precision::Bf16 => Precision::Bf16,
         cli::Precision::Int8 => Precision::Int8,
     };
+    let precision = precision_on(&device, precision);
     let spec = LmJudgeSpec {
         window_tokens: args.max_doc_tokens as usize,
         max_windows: 1,
         batch_tokens: args.batch_tokens as usize,
         precision,
         weights: if args.kept { WeightStorage::Kept } else { WeightStorage::Widened },
+        device,
         ..LmJudgeSpec::new(args.model.clone().unwrap_or_default())
     };
 
@@ -98,7 +100,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
         seconds.push(started.elapsed().as_secs_f64());
     }
     let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
-    let peak = precision.peak();
+    let peak = judge.peak_flops(precision)?;
 
     let total: f64 = seconds.iter().sum();
     let rate = |count: u64| (count * args.repeat) as f64 / total;
@@ -109,7 +111,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
     let outcome = Outcome {
         engine: "four-habits",
         model: checkpoint.name(),
-        device: "cpu",
+        device: if spec.device.is_cuda() { "cuda" } else { "cpu" },
         precision: precision.name(),
         threads,
         documents: texts.len(),
@@ -224,7 +226,10 @@ impl Outcome {
             line("processor seconds", format!("{seconds:.2}"))?;
         }
         let (rate, peak) = (self.flops_per_second / 1e9, self.peak_flops_per_second / 1e9);
-        line("GFLOP/s", format!("{rate:.0}, {:.0} % of the kernel's {peak:.0}", 100.0 * self.share_of_peak))?;
+        line(
+            "GFLOP/s",
+            format!("{rate:.0}, {:.0} % of the {peak:.0} that products reach", 100.0 * self.share_of_peak),
+        )?;
         if let Some(share) = self.share_of_peak_by_cpu_seconds {
             line("by processor time", format!("{:.0} %", 100.0 * share))?;
         }
