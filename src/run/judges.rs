@@ -8,7 +8,7 @@ use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
 use crate::cli::Device;
 use crate::config::{self, Classify, EndpointJudgeConfig, LmConfig, LmMode};
 use crate::data::hub::{Hub, Notice, Stop};
-use crate::endpoint::{EndpointJudge, EndpointJudgeSpec, EndpointSpec};
+use crate::endpoint::{EndpointGenerator, EndpointJudge, EndpointJudgeSpec, EndpointSpec};
 use crate::error::{Exit, Failure};
 use crate::generation::{LocalGenerator, LocalSpec};
 use crate::lm::{BatchLimits, WeightStorage};
@@ -26,7 +26,7 @@ pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub, device: Device) 
             let hub = hub.clone();
             move |message: &str| hub.notice(message)
         });
-        return Ok(Box::new(EndpointJudge::connect(&endpoint_spec(endpoint)?, &notice, hub.stop())?));
+        return endpoint_judge(endpoint, &notice, hub.stop());
     }
     let lexicon = classify.cue.as_ref().and_then(|cue| cue.lexicon.as_deref());
     Ok(Box::new(CueJudge::new(&read_lexicon(lexicon)?)))
@@ -41,18 +41,11 @@ fn lm_judge(lm: &LmConfig, model: PathBuf, device: Device) -> anyhow::Result<Box
                 .hint("use `--device cpu`, or `mode = \"score\"`")
                 .into());
         }
-        let defaults = CountingSpec::default();
-        let mut spec = CountingSpec {
-            window_tokens: lm.window_tokens,
-            max_windows: lm.max_windows,
-            max_reply_tokens: lm.max_reply_tokens.unwrap_or(defaults.max_reply_tokens),
-            temperature: lm.temperature.unwrap_or(defaults.temperature),
-            samples: lm.samples.unwrap_or(defaults.samples),
-            ..defaults
-        };
-        if let Some(folder) = folder {
-            read_prompts(&mut spec.template, &mut spec.questions, folder, ["count", "count_"])?;
-        }
+        let spec = counting_spec(
+            folder,
+            (lm.window_tokens, lm.max_windows),
+            (lm.max_reply_tokens, lm.temperature, lm.samples),
+        )?;
         let limits = BatchLimits { prompt_tokens: lm.batch_tokens, ..BatchLimits::default() };
         let generator = LocalGenerator::load(&LocalSpec { precision: lm.precision, limits, ..LocalSpec::new(model) })?;
         return Ok(Box::new(CountingJudge::new(Box::new(generator), spec)?));
@@ -74,6 +67,40 @@ fn lm_judge(lm: &LmConfig, model: PathBuf, device: Device) -> anyhow::Result<Box
         read_prompts(&mut spec.template, &mut spec.questions, folder, ["document", ""])?;
     }
     Ok(Box::new(LmJudge::load(&spec)?))
+}
+
+/// What a judge in generate mode is asked, from the keys that `[classify.lm]` and `[classify.endpoint]` have in common.
+fn counting_spec(
+    prompts: Option<&Path>,
+    (window_tokens, max_windows): (usize, usize),
+    (max_reply_tokens, temperature, samples): (Option<usize>, Option<f32>, Option<u32>),
+) -> anyhow::Result<CountingSpec> {
+    let defaults = CountingSpec::default();
+    let mut spec = CountingSpec {
+        window_tokens,
+        max_windows,
+        max_reply_tokens: max_reply_tokens.unwrap_or(defaults.max_reply_tokens),
+        temperature: temperature.unwrap_or(defaults.temperature),
+        samples: samples.unwrap_or(defaults.samples),
+        ..defaults
+    };
+    if let Some(folder) = prompts {
+        read_prompts(&mut spec.template, &mut spec.questions, folder, ["count", "count_"])?;
+    }
+    Ok(spec)
+}
+
+/// The judge of a table `[classify.endpoint]`, its server reached.
+fn endpoint_judge(config: &EndpointJudgeConfig, notice: &Notice, stop: &Stop) -> anyhow::Result<Box<dyn Judge>> {
+    if config.mode == LmMode::Score {
+        return Ok(Box::new(EndpointJudge::connect(&endpoint_spec(config)?, notice, stop)?));
+    }
+    let replies = (config.max_reply_tokens, config.temperature, config.samples);
+    let folder = config.prompts.as_deref().map(Path::new);
+    let spec = counting_spec(folder, (config.window_tokens, config.max_windows), replies)?;
+    let generator = EndpointGenerator::connect(&EndpointSpec::from(&config.connection()), notice, stop)?;
+    generator.probe()?;
+    Ok(Box::new(CountingJudge::new(Box::new(generator), spec)?))
 }
 
 fn endpoint_spec(config: &EndpointJudgeConfig) -> anyhow::Result<EndpointJudgeSpec> {
@@ -98,14 +125,13 @@ pub fn from_spec(spec: &str, device: Device, notice: &Notice) -> anyhow::Result<
         Some(("cue", lexicon)) => Ok(Box::new(CueJudge::new(&read_lexicon(Some(lexicon))?))),
         Some(("lm", lm)) if !lm.is_empty() => {
             let config: LmConfig = parse_options("lm", "model", lm)?;
-            if let Some((key, expectation)) = config.fault() {
-                return Err(Failure::new(Exit::Usage, format!("the option `{key}` of `lm:`: {expectation}")).into());
-            }
+            check_options("lm", config.fault())?;
             lm_judge(&config, PathBuf::from(&config.model), device)
         }
         Some(("endpoint", endpoint)) if !endpoint.is_empty() => {
-            let spec = endpoint_spec(&parse_options("endpoint", "url", endpoint)?)?;
-            Ok(Box::new(EndpointJudge::connect(&spec, notice, &Stop::default())?))
+            let config: EndpointJudgeConfig = parse_options("endpoint", "url", endpoint)?;
+            check_options("endpoint", config.fault())?;
+            endpoint_judge(&config, notice, &Stop::default())
         }
         _ => Err(Failure::new(Exit::Usage, format!("`{spec}` is not a judge"))
             .hint("expected `cue`, `cue:LEXICON`, `lm:MODEL[,mode=generate,…]` (a folder or `.gguf` file) or `endpoint:URL[,model=ID,…]`")
@@ -131,6 +157,15 @@ fn parse_options<T: serde::de::DeserializeOwned>(kind: &str, first: &str, text: 
     table.try_into().map_err(|error: toml::de::Error| {
         Failure::new(Exit::Usage, format!("the options of `{kind}:`: {}", error.message().trim())).into()
     })
+}
+
+fn check_options(kind: &str, fault: Option<(&str, &str)>) -> anyhow::Result<()> {
+    match fault {
+        Some((key, expected)) => {
+            Err(Failure::new(Exit::Usage, format!("the option `{key}` of `{kind}:`: {expected}")).into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn read_lexicon(path: Option<&str>) -> anyhow::Result<Lexicon> {
