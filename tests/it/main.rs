@@ -29,6 +29,7 @@ mod inspect;
 mod kill;
 mod lm;
 mod lm_architectures;
+mod lm_run;
 mod made_documents;
 mod math_docs;
 mod model_server;
