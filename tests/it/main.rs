@@ -41,6 +41,7 @@ mod prime;
 mod prime_author;
 mod program;
 mod recipe;
+mod reliability;
 mod report;
 mod repository;
 mod rewrite;
