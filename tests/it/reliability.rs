@@ -1,5 +1,4 @@
 //! The rows of docs/reliability.md that no other module tests, and that every row there names a test.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::lm::{TinyModel, judged};
 use super::made_documents::{documents, jsonl, parquet};
