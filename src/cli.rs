@@ -232,6 +232,8 @@ pub enum BenchWhat {
     Judge(BenchJudge),
     /// Generate text with a language model: tokens per second at several batch sizes, and where the time goes
     Generate(BenchGenerate),
+    /// Train by PPO with a critic and a reference: seconds per step, and which phase takes them
+    Ppo(BenchPpo),
 }
 
 #[derive(Debug, Args)]
@@ -300,6 +302,37 @@ pub struct BenchGenerate {
     pub threads: Option<u64>,
     /// Measure so many times, after once that does not count
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub repeat: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchPpo {
+    /// Random weights of this shape, those of `bench judge`
+    #[arg(long, value_name = "NAME", default_value = "mini-0.3m")]
+    pub shape: String,
+    /// The numbers that matrix products multiply: f32 or bf16
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
+    /// Prompts of a step
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub prompts: u64,
+    /// Responses per prompt
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub samples: u64,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=131_072))]
+    pub prompt_tokens: u64,
+    /// Tokens of each response
+    #[arg(long, value_name = "N", default_value_t = 96, value_parser = clap::value_parser!(u64).range(1..=131_072))]
+    pub new_tokens: u64,
+    /// Tokens that are learned from at once
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    pub micro_tokens: u64,
+    /// Threads for parallel work [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
+    /// Measure so many steps, after one that does not count
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub repeat: u64,
 }
 

@@ -3,6 +3,7 @@
 mod breakdown;
 mod generate;
 mod judge;
+mod ppo;
 
 use crate::cli::{self, Bench, BenchWhat};
 use crate::error::Exit;
@@ -12,6 +13,7 @@ pub fn run(args: &Bench, json: bool) -> anyhow::Result<Exit> {
     match &args.what {
         BenchWhat::Judge(args) => judge::run(args, json),
         BenchWhat::Generate(args) => generate::run(args, json),
+        BenchWhat::Ppo(args) => ppo::run(args, json),
     }
 }
 

@@ -43,3 +43,28 @@ fn a_judge_is_measured() {
     refused(&["--model", "nowhere"], "no model at `nowhere`");
     place.call(&["bench", "judge", "--model", &folder, "--docs", "docs.txt"]).expect(2);
 }
+
+#[test]
+fn a_step_of_ppo_is_measured() {
+    let place = Workplace::new();
+    let base = ["bench", "ppo", "--prompts", "3", "--samples", "2", "--new-tokens", "10", "--repeat", "2"];
+    let outcome = place.call(&[&base[..], &["--json"]].concat()).expect(0).json();
+    assert_eq!((outcome["actor_updates"].as_u64(), outcome["critic_updates"].as_u64()), (Some(2), Some(2)));
+    let phases: Vec<&str> =
+        outcome["phases"].as_array().unwrap().iter().map(|one| one["phase"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["rollout", "reward", "reference", "values", "critic", "actor"]);
+    let sum = |values: &serde_json::Value, key: Option<&str>| -> f64 {
+        let number = |value: &serde_json::Value| key.map_or(value, |key| &value[key]).as_f64().unwrap();
+        values.as_array().unwrap().iter().map(number).sum()
+    };
+    let (parts, whole) = (sum(&outcome["phases"], Some("seconds")), sum(&outcome["seconds"], None));
+    assert!(0.0 < parts && parts <= whole, "{parts} {whole}");
+    assert!(place.call(&base).expect(0).stdout.contains("a step takes"));
+    let refused = |more: &[&str], expect: &str| {
+        let outcome = place.call(&[&base[..], more].concat()).expect(2);
+        assert!(outcome.stderr.contains(expect), "{}", outcome.stderr);
+    };
+    refused(&["--shape", "gpt-5"], "`gpt-5` is not a shape");
+    refused(&["--precision", "int8"], "`int8`");
+    refused(&["--prompt-tokens", "131072"], "do not fit");
+}
