@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// Behavior-curated pretraining data: judge documents, curate corpora, report.
 #[derive(Debug, Parser)]
-#[command(name = "pipeline", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "pipeline", version = crate::machine::version(), about, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -34,10 +34,16 @@ pub enum Command {
     Bench(Bench),
     /// Write one HTML page about one or more runs
     Report(Report),
+    /// Hand a corpus or a model to others: as a folder, or uploaded to the Hub
+    Export(Export),
     /// Hand a recipe to a scheduler, split into tasks
     Submit(Submit),
+    /// Show what this machine has, and what that means for a recipe; exits with 2 if the recipe cannot run here
+    Doctor(Doctor),
     /// Print the JSON Schema of recipes, events and manifests, and the columns of every Parquet kind
     Schema(Schema),
+    /// Write manual pages, one for each command
+    Man(Man),
     /// Print a completion script for a shell
     Completions { shell: Shell },
 }
@@ -102,6 +108,43 @@ impl Device {
             Self::Cuda => device::cuda(),
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The recipe, a TOML file
+    pub recipe: Option<PathBuf>,
+    /// The run folder whose disk counts [default: runs/<recipe>]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Where to write `pipeline.1`, `pipeline-run.1`, …
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Export {
+    /// A finished stage's folder of a run, a corpus or model in it, a checkpoint, or a folder that was exported before
+    pub source: PathBuf,
+    /// A folder, or a repository of the Hub (`hf://datasets/OWNER/NAME[@BRANCH]`, `hf://models/…`)
+    #[arg(long, value_name = "DESTINATION")]
+    pub to: String,
+    /// The licence for the card, by the Hub's id: `odc-by`, `apache-2.0`, `other`
+    #[arg(long, value_name = "ID")]
+    pub license: Option<String>,
+    /// Create the repository as a private one, and refuse one that is public
+    #[arg(long)]
+    pub private: bool,
+    /// The commit's message
+    #[arg(long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// Upload; without it, an export to the Hub only shows what it would send
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,8 +2,11 @@
 
 mod bench;
 mod completions;
+mod doctor;
 mod evaluate;
+mod export;
 mod inspect;
+mod man;
 mod plan;
 mod report;
 mod run;
@@ -37,6 +40,9 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Evaluate(args) => evaluate::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Report(args) => report::run(&args, json),
+        Command::Export(args) => export::run(&args, json),
+        Command::Doctor(args) => doctor::run(&args, json),
+        Command::Man(args) => man::run(&args),
         Command::Submit(args) => submit::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Completions { shell } => completions::run(shell),

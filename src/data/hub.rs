@@ -13,9 +13,11 @@ mod cache;
 mod download;
 mod lease;
 mod listing;
+mod payload;
 mod retry;
 mod secret;
 mod settings;
+mod upload;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -35,11 +37,12 @@ use cache::Place;
 use retry::{Patience, SystemClock, Trouble};
 use wire::{Ask, Follow, Reply, Wire, host};
 
-pub use address::{HfUrl, Repo, RepoKind, parse_hf_url};
+pub use address::{HfUrl, Repo, RepoKind, parse_hf_target, parse_hf_url};
 pub(crate) use lease::Lease;
 pub use retry::{Clock, Stop};
 pub use secret::Secret;
 pub use settings::HubConfig;
+pub use upload::{Content, Outgoing, Target, Upload, Uploaded};
 pub(crate) use wire::{is_loopback, root_cause};
 
 /// Receives one-line messages such as `hub rate limit reached; waiting 58 s (attempt 2)`.
@@ -203,6 +206,18 @@ impl Hub {
                 commit: None,
                 repo: None,
             })
+        })
+    }
+
+    /// Whether the hub answers at all, whatever it says.
+    ///
+    /// # Errors
+    /// Why it is out of reach.
+    pub fn reach(&self) -> Result<()> {
+        let url = self.endpoint_url([])?;
+        self.patience(host(&url)).until(|_| {
+            self.wire()?.send(&Ask::head(&url, Follow::SameHost), &self.stop)?;
+            Ok(())
         })
     }
 
@@ -398,7 +413,7 @@ impl Hub {
         Patience::new(shared.clock.as_ref(), shared.notice.as_ref(), &self.stop, shared.config.retry_budget, what)
     }
 
-    fn config(&self) -> &HubConfig {
+    pub(crate) fn config(&self) -> &HubConfig {
         &self.shared.config
     }
 

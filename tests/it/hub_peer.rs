@@ -8,7 +8,7 @@ use super::hub::{Desk, bytes, list};
 use super::hub_server::{HubServer, REPO, sha256};
 
 /// The interpreter to try; `.ci/run` may name another.
-fn python() -> String {
+pub fn python() -> String {
     std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned())
 }
 

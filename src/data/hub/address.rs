@@ -111,6 +111,21 @@ pub fn parse_hf_url(text: &str) -> Result<HfUrl> {
     Ok(HfUrl { repo: Repo { kind, id: format!("{owner}/{name}") }, revision, glob: glob.to_owned() })
 }
 
+/// Reads where an upload goes: `hf://datasets/OWNER/REPO[@BRANCH]`, or `hf://models/…`; `main` when it names no branch.
+///
+/// # Errors
+/// Names the address and the part that is wrong.
+pub fn parse_hf_target(text: &str) -> Result<(Repo, String)> {
+    const SHAPE: &str = "hf://datasets/OWNER/REPO[@BRANCH]` or `hf://models/OWNER/REPO[@BRANCH]";
+    let wrong = || Failure::new(Exit::Usage, format!("`{text}` is not where an upload can go: expected `{SHAPE}`"));
+    let rest = text.strip_prefix("hf://").ok_or_else(wrong)?;
+    let (repo, branch) = rest.split_once('@').unwrap_or((rest, "main"));
+    if check_path(branch).is_err() || is_commit(branch) {
+        return Err(wrong().hint("after `@` comes a branch").into());
+    }
+    Ok((repo.trim_end_matches('/').parse().map_err(|_| wrong())?, branch.to_owned()))
+}
+
 /// Splits `REVISION/GLOB` behind the `@`.
 fn split_revision(text: &str) -> (String, &str) {
     let slashes = if text.starts_with("refs/convert/") || text.starts_with("refs/pr/") { 2 } else { 0 };

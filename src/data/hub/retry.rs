@@ -109,6 +109,8 @@ pub(super) struct Patience<'a> {
     notice: &'a (dyn Fn(&str) + Send + Sync),
     stop: &'a Stop,
     budget: Duration,
+    /// What the time is for, as in `cannot fetch …`.
+    verb: &'static str,
     what: String,
     last_progress: Duration,
     attempts: u32,
@@ -124,7 +126,12 @@ impl<'a> Patience<'a> {
         what: String,
     ) -> Self {
         let last_progress = clock.now();
-        Self { clock, notice, stop, budget, what, last_progress, attempts: 1, failures_in_a_row: 0 }
+        Self { clock, notice, stop, budget, verb: "fetch", what, last_progress, attempts: 1, failures_in_a_row: 0 }
+    }
+
+    /// The same patience for something else than fetching.
+    pub(super) fn to(self, verb: &'static str) -> Self {
+        Self { verb, ..self }
     }
 
     /// Something was gained: the budget starts anew.
@@ -176,28 +183,33 @@ impl<'a> Patience<'a> {
             Some(time) => Failure::new(
                 exit,
                 format!(
-                    "cannot fetch `{}`: {reason} for another {} s, longer than the {} s this run waits",
+                    "cannot {} `{}`: {reason} for another {} s, longer than the {} s this run waits",
+                    self.verb,
                     self.what,
                     time.as_secs(),
                     self.budget.as_secs()
                 ),
             )
-            .hint("run it again later; what is on disk is kept. A token in HF_TOKEN raises the hub's limits"),
+            .hint("run it again later; what is done is kept. A token in HF_TOKEN raises the hub's limits"),
             None => Failure::new(
                 exit,
-                format!("cannot fetch `{}`: {reason}, for {} s and {} attempts", self.what, self.budget.as_secs(), {
+                format!(
+                    "cannot {} `{}`: {reason}, for {} s and {} attempts",
+                    self.verb,
+                    self.what,
+                    self.budget.as_secs(),
                     self.attempts
-                }),
+                ),
             )
-            .hint("run it again when the host is back; what is on disk is kept"),
+            .hint("run it again when the host is back; what is done is kept"),
         };
         failure.into()
     }
 }
 
 pub(super) fn stopped(what: &str) -> anyhow::Error {
-    Failure::new(Exit::Interrupted, format!("stopped while fetching `{what}`"))
-        .hint("run it again to continue; what is on disk is kept")
+    Failure::new(Exit::Interrupted, format!("stopped while waiting for `{what}`"))
+        .hint("run it again to continue; what is done is kept")
         .into()
 }
 

@@ -7,14 +7,19 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LOCATION, RANGE};
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LOCATION, RANGE,
+};
 use reqwest::{Client, Method, StatusCode, Url};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::address::shown;
+use super::payload::Payload;
 use super::retry::{STOP_POLL, Stop, Trouble, stopped};
 use super::settings::HubConfig;
 use crate::error::{Exit, Failure};
@@ -43,6 +48,10 @@ pub(super) struct Ask<'a> {
     pub(super) range: Option<(u64, Option<u64>)>,
     pub(super) if_range: Option<&'a str>,
     pub(super) follow: Follow,
+    /// Sent anew with every attempt.
+    pub(super) payload: Option<&'a Payload>,
+    /// More header fields, as a host asked for them.
+    pub(super) headers: &'a [(HeaderName, HeaderValue)],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,11 +62,17 @@ pub(super) enum Follow {
 
 impl<'a> Ask<'a> {
     pub(super) fn get(url: &'a Url) -> Self {
-        Self { method: Method::GET, url, range: None, if_range: None, follow: Follow::Anywhere }
+        let follow = Follow::Anywhere;
+        Self { method: Method::GET, url, range: None, if_range: None, follow, payload: None, headers: &[] }
     }
 
     pub(super) fn head(url: &'a Url, follow: Follow) -> Self {
-        Self { method: Method::HEAD, url, range: None, if_range: None, follow }
+        Self { method: Method::HEAD, follow, ..Self::get(url) }
+    }
+
+    /// A request that changes something; no redirect to another host is followed.
+    pub(super) fn send(method: Method, url: &'a Url, payload: &'a Payload) -> Self {
+        Self { method, follow: Follow::SameHost, payload: Some(payload), ..Self::get(url) }
     }
 }
 
@@ -123,6 +138,11 @@ impl Wire {
         for _ in 0..MAX_HOPS {
             let inner = self.hop(ask, &url, stop)?;
             let elsewhere = redirect_target(&url, &inner)?;
+            // Only 307 and 308 promise that the same request is meant to be sent there.
+            if elsewhere.is_some() && ask.payload.is_some() && !matches!(inner.status().as_u16(), 307 | 308) {
+                let message = format!("`{}` redirects what was sent to it", shown(&url));
+                return Err(Failure::new(Exit::Unavailable, message).hint("check HF_ENDPOINT").into());
+            }
             let leaves = elsewhere.as_ref().is_some_and(|next| next.origin() != url.origin());
             let next = match &elsewhere {
                 Some(next) if ask.follow == Follow::Anywhere || !leaves => next.clone(),
@@ -152,14 +172,31 @@ impl Wire {
         if let Some(value) = self.authorization.as_ref().filter(|_| url.origin() == self.endpoint.origin()) {
             request = request.header(AUTHORIZATION, value.clone());
         }
-        self.wait(request.send(), url, stop)
+        for (name, value) in ask.headers {
+            request = request.header(name, value.clone());
+        }
+        let sent = Arc::new(AtomicU64::new(0));
+        if let Some(payload) = ask.payload {
+            request = request.body(payload.body(&sent));
+            if let Some(content_type) = payload.content_type {
+                request = request.header(CONTENT_TYPE, content_type);
+            }
+        }
+        self.wait(request.send(), url, stop, &sent)
     }
 
-    /// Runs one network step to its end, the idle timeout's, or `stop`'s.
-    fn wait<T>(&self, step: impl Future<Output = reqwest::Result<T>>, url: &Url, stop: &Stop) -> Result<T, Trouble> {
+    /// Runs one network step to its end, the idle timeout's, or `stop`'s. A step is not idle while `sent` grows.
+    fn wait<T>(
+        &self,
+        step: impl Future<Output = reqwest::Result<T>>,
+        url: &Url,
+        stop: &Stop,
+        sent: &AtomicU64,
+    ) -> Result<T, Trouble> {
         self.handle.block_on(async {
             let mut step = pin!(step);
             let mut idle = pin!(tokio::time::sleep(self.idle));
+            let mut seen = 0;
             loop {
                 tokio::select! {
                     biased;
@@ -167,8 +204,15 @@ impl Wire {
                     () = &mut idle => {
                         return Err(Trouble::passing(format!("`{}` was silent for {:?}", host(url), self.idle)));
                     }
-                    () = tokio::time::sleep(STOP_POLL) => if stop.is_set() {
-                        return Err(Trouble::Final(stopped(&shown(url))));
+                    () = tokio::time::sleep(STOP_POLL) => {
+                        if stop.is_set() {
+                            return Err(Trouble::Final(stopped(&shown(url))));
+                        }
+                        let now = sent.load(Ordering::Relaxed);
+                        if now != seen {
+                            seen = now;
+                            idle.as_mut().reset(tokio::time::Instant::now() + self.idle);
+                        }
                     }
                 }
             }
@@ -200,7 +244,7 @@ impl Reply<'_> {
         if stop.is_set() {
             return Err(Trouble::Final(stopped(&shown(&self.url))));
         }
-        self.wire.wait(self.inner.chunk(), &self.url, stop)
+        self.wire.wait(self.inner.chunk(), &self.url, stop, &AtomicU64::new(0))
     }
 
     /// The whole body, refused beyond `limit` bytes.
