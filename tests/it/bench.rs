@@ -68,3 +68,39 @@ fn a_step_of_ppo_is_measured() {
     refused(&["--precision", "int8"], "`int8`");
     refused(&["--prompt-tokens", "131072"], "do not fit");
 }
+
+#[test]
+fn decoding_is_measured() {
+    let (place, model) = (Workplace::new(), TinyModel::new());
+    let folder = model.path().to_string_lossy().into_owned();
+    let base = ["bench", "generate", "--model", &folder, "--prompt-tokens", "5", "--new-tokens", "7"];
+    let json = ["--json", "--batch", "1,3", "--repeat", "2"];
+    let outcome = place.call(&[&base[..], &json].concat()).expect(0).json();
+    let batches = outcome["batches"].as_array().unwrap();
+    assert_eq!(batches.iter().map(|batch| batch["batch"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3]);
+    for batch in batches {
+        let numbers = |value: &serde_json::Value| -> Vec<f64> {
+            value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+        };
+        let seconds = numbers(&batch["seconds"]);
+        assert_eq!(seconds.len(), 2);
+        let median = seconds.iter().copied().fold(0.0, f64::max);
+        let rate = 7.0 * batch["batch"].as_f64().unwrap() / median;
+        assert!((batch["generated_tokens_per_second"].as_f64().unwrap() / rate - 1.0).abs() < 1e-9);
+        let parts: f64 =
+            batch["breakdown"].as_array().unwrap().iter().map(|part| part["seconds"].as_f64().unwrap()).sum();
+        assert!((parts - seconds.iter().sum::<f64>()).abs() < 1e-6);
+        assert!(batch["flops"].as_f64().unwrap() > 0.0);
+    }
+    let table = place.call(&[&base[..], &["--batch", "2", "--repeat", "1"]].concat()).expect(0).stdout;
+    assert!(table.contains("tokens/s") && table.contains("at batch 2:"), "{table}");
+
+    let refused = |arguments: &[&str], expect: &str| {
+        let ended = place.call(&[&["bench", "generate"], arguments].concat()).expect(2);
+        assert!(ended.stderr.contains(expect), "{}", ended.stderr);
+    };
+    refused(&["--shape", "mini-1t"], "`mini-1t` is not a shape");
+    refused(&["--model", &folder, "--new-tokens", "512"], "the model's context is 512");
+    refused(&["--model", &folder, "--device", "cuda"], "text is generated on the CPU only");
+    refused(&["--model", &folder, "--batch", "0"], "--batch");
+}

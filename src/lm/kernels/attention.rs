@@ -8,7 +8,7 @@ use super::super::ops::Heads;
 use super::super::packed::Packed;
 use super::matrix::Lines;
 use super::pages::KeyValuePages;
-use super::tile::{COLUMNS, Element, ROWS, Scales, Start, multiply};
+use super::tile::{COLUMNS, Float, Left, ROWS, Right, Start, multiply_panel};
 use super::vector;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -28,6 +28,9 @@ pub(in crate::lm) struct Attention<'a> {
     /// How many positions back a row sees, its own included.
     pub window: Option<usize>,
 }
+
+/// Numbers in a vector register: columns are multiplied so many at once.
+const LANES: usize = 16;
 
 /// Queries that one task takes: with grouped heads, some hundred rows of the tile.
 const BLOCK: usize = 32;
@@ -54,7 +57,7 @@ pub(super) trait KeyValues<E>: Sync {
     /// `[D / GROUP][COLUMNS][GROUP]`, a column per key.
     fn keys(&self, shared: usize, panel: usize) -> &[E];
 
-    /// `[panel][COLUMNS / GROUP][COLUMNS][GROUP]`, a column per dimension of a slice of 64 of D, for a run of panels.
+    /// `[panel][COLUMNS / GROUP][slice_width][GROUP]`, a column per dimension of a slice of 64 of D, for a run of panels.
     fn values(&self, shared: usize, slice: usize, panel: usize, panels: usize) -> &[E];
 }
 
@@ -68,50 +71,82 @@ struct Scratch<E> {
 
 impl Attention<'_> {
     /// `(T, heads.query D)`, or `(rows.len(), heads.query D)` for chosen rows.
-    pub(in crate::lm) fn run<E: Element>(&self, rows: Option<&[usize]>) -> Vec<f32> {
+    pub(in crate::lm) fn run<E: Float>(&self, rows: Option<&[usize]>) -> Vec<f32> {
         let panels = Panels::<E>::pack(self);
-        self.over(rows, |block| (self.visible(block, &panels), &panels))
+        self.over(self.blocks(rows), |block| (self.visible(block, &panels), &panels))
     }
 
     /// [`Attention::run`] of segments that continue sequences whose keys and values lie in a cache, one for each segment.
     /// Those of the segments are added to them first.
-    pub(in crate::lm) fn run_cached<E: Element>(
+    pub(in crate::lm) fn run_cached<E: Float>(
         &self,
         rows: Option<&[usize]>,
         caches: &mut [&mut KeyValuePages<E>],
     ) -> Vec<f32> {
         let segments: Vec<Range<usize>> = self.packed.segments().collect();
+        let seen = |block: &Block| {
+            let (first, last) = (self.position(block.rows.start), self.position(block.rows.end - 1));
+            KeyValuePages::<E>::visible(first, last, self.window)
+        };
+        let blocks = self.blocks(rows);
+        if blocks.len() == caches.len() && blocks.iter().enumerate().all(|(index, block)| block.segment == index) {
+            // A step of decoding: what is added to a sequence is still near when its one block reads it.
+            let mut out = self.room(&blocks);
+            let tasks = self.parts(blocks, &mut out).into_par_iter().zip(caches);
+            tasks.for_each_init(Scratch::<E>::default, |scratch, ((block, out), cache)| {
+                cache.append(self, segments[block.segment].clone());
+                self.heads(&block, &seen(&block), &**cache, scratch, out);
+            });
+            return out;
+        }
         caches.par_iter_mut().zip(segments).for_each(|(cache, rows)| cache.append(self, rows));
         let caches: Vec<&KeyValuePages<E>> = caches.iter().map(|cache| &**cache).collect();
-        self.over(rows, |block| {
-            let (first, last) = (self.position(block.rows.start), self.position(block.rows.end - 1));
-            (KeyValuePages::<E>::visible(first, last, self.window), caches[block.segment])
-        })
+        self.over(blocks, |block| (seen(block), caches[block.segment]))
     }
 
     /// Every block of rows over the keys that `seen` says it sees.
-    fn over<'p, E: Element, P: KeyValues<E> + 'p>(
+    fn over<'p, E: Float, P: KeyValues<E> + 'p>(
         &self,
-        rows: Option<&[usize]>,
+        blocks: Vec<Block>,
         seen: impl Fn(&Block) -> (Vec<Keys>, &'p P) + Sync,
     ) -> Vec<f32> {
-        let width = self.heads.query * self.heads.dim;
-        let blocks = self.blocks(rows);
-        let mut out = vec![0f32; blocks.iter().map(|block| block.rows.len()).sum::<usize>() * width];
-        let mut rest = &mut out[..];
-        let mut tasks = Vec::with_capacity(blocks.len());
-        for block in blocks {
-            let (mine, others) = rest.split_at_mut(block.rows.len() * width);
-            rest = others;
-            tasks.push((block, mine));
-        }
-        tasks.into_par_iter().for_each_init(Scratch::<E>::default, |scratch, (block, out)| {
+        let mut out = self.room(&blocks);
+        self.parts(blocks, &mut out).into_par_iter().for_each_init(Scratch::<E>::default, |scratch, (block, out)| {
             let (keys, panels) = seen(&block);
-            for shared in 0..self.heads.kv {
-                self.block(&block, shared, &keys, panels, scratch, out);
-            }
+            self.heads(&block, &keys, panels, scratch, out);
         });
         out
+    }
+
+    /// Zeros for the results of all blocks.
+    fn room(&self, blocks: &[Block]) -> Vec<f32> {
+        let rows: usize = blocks.iter().map(|block| block.rows.len()).sum();
+        vec![0f32; rows * self.heads.query * self.heads.dim]
+    }
+
+    /// Every block with its own part of the results.
+    fn parts<'o>(&self, blocks: Vec<Block>, mut out: &'o mut [f32]) -> Vec<(Block, &'o mut [f32])> {
+        let width = self.heads.query * self.heads.dim;
+        let part = |block: Block| {
+            let (mine, others) = std::mem::take(&mut out).split_at_mut(block.rows.len() * width);
+            out = others;
+            (block, mine)
+        };
+        blocks.into_iter().map(part).collect()
+    }
+
+    /// All heads of a block.
+    fn heads<E: Float>(
+        &self,
+        block: &Block,
+        keys: &[Keys],
+        panels: &impl KeyValues<E>,
+        scratch: &mut Scratch<E>,
+        out: &mut [f32],
+    ) {
+        for shared in 0..self.heads.kv {
+            self.block(block, shared, keys, panels, scratch, out);
+        }
     }
 
     /// Floating-point operations that the definition asks for: every query with every key it sees, twice.
@@ -144,7 +179,7 @@ impl Attention<'_> {
     }
 
     /// The panels that any row of a block sees, from the start of the sequence on.
-    fn visible<E: Element>(&self, block: &Block, panels: &Panels<E>) -> Vec<Keys> {
+    fn visible<E: Float>(&self, block: &Block, panels: &Panels<E>) -> Vec<Keys> {
         let last = self.position(block.rows.end - 1);
         let oldest = self.window.map_or(0, |window| (self.position(block.rows.start) + 1).saturating_sub(window));
         let mut chain = self.packed.above(block.segment);
@@ -196,7 +231,7 @@ impl Attention<'_> {
     }
 
     /// The query heads that share key-value head `shared`, for all rows of a block.
-    fn block<E: Element>(
+    fn block<E: Float>(
         &self,
         block: &Block,
         shared: usize,
@@ -231,14 +266,16 @@ impl Attention<'_> {
             let last = self.position(block.rows.start + (first + rows - 1) / group);
             let seen = |keys: &Keys| (last + 1).saturating_sub(keys.position).min(keys.len);
 
-            let queries = &scratch.queries[first * depth..];
+            let queries = Left { values: &scratch.queries[first * depth..], row: depth, group: E::GROUP };
             let mut column = 0;
             for keys in keys {
                 for panel in 0..seen(keys).div_ceil(COLUMNS) {
                     let at = column + panel * COLUMNS;
-                    let panel = panels.keys(shared, keys.panel + panel);
-                    let scores = &mut scratch.scores[at..];
-                    multiply(queries, depth, rows, panel, depth / E::GROUP, Start::ZERO, scores, columns, Scales::NONE);
+                    // Of the last panel only the keys that are there, which saves reading the rest.
+                    let width = (seen(keys) - panel * COLUMNS).min(COLUMNS).next_multiple_of(LANES);
+                    let values = panels.keys(shared, keys.panel + panel);
+                    let right = Right { values, group: COLUMNS * E::GROUP, groups: depth / E::GROUP, columns: width };
+                    multiply_panel(queries, rows, right, Some(Start::ZERO), &mut scratch.scores[at..], columns);
                 }
                 column += seen(keys).next_multiple_of(COLUMNS);
             }
@@ -256,16 +293,18 @@ impl Attention<'_> {
             }
 
             for slice in 0..dim.div_ceil(COLUMNS) {
+                let wide = slice_width(dim, slice);
                 let mut column = 0;
                 for keys in keys {
-                    let weights = &scratch.weights[column..];
+                    let weights = Left { values: &scratch.weights[column..], row: columns, group: E::GROUP };
                     let values = panels.values(shared, slice, keys.panel, keys.panels);
                     let start = match column {
                         0 => Start::ZERO,
                         _ => Start { from: &sums, stride: COLUMNS },
                     };
                     let groups = seen(keys).div_ceil(E::GROUP);
-                    multiply(weights, columns, rows, values, groups, start, &mut more, COLUMNS, Scales::NONE);
+                    let right = Right { values, group: wide * E::GROUP, groups, columns: wide };
+                    multiply_panel(weights, rows, right, Some(start), &mut more, COLUMNS);
                     std::mem::swap(&mut sums, &mut more);
                     column += seen(keys).next_multiple_of(COLUMNS);
                 }
@@ -296,33 +335,39 @@ impl Attention<'_> {
 }
 
 /// Writes a key into its column of a panel.
-pub(super) fn put_key<E: Element>(panel: &mut [E], column: usize, key: &[f32]) {
+pub(super) fn put_key<E: Float>(panel: &mut [E], column: usize, key: &[f32]) {
     for (d, x) in key.iter().enumerate() {
         panel[(d / E::GROUP * COLUMNS + column) * E::GROUP + d % E::GROUP] = E::from_f32(*x);
     }
 }
 
-/// Writes a value into its row of a panel.
-pub(super) fn put_value<E: Element>(panel: &mut [E], row: usize, value: &[f32]) {
-    for (column, x) in value.iter().enumerate() {
-        panel[(row / E::GROUP * COLUMNS + column) * E::GROUP + row % E::GROUP] = E::from_f32(*x);
+/// Writes a value into its row of a panel, `width` wide.
+pub(super) fn put_value<E: Float>(panel: &mut [E], width: usize, row: usize, value: &[f32]) {
+    let row_of_groups = &mut panel[row / E::GROUP * width * E::GROUP..][..width * E::GROUP];
+    for (group, x) in row_of_groups.chunks_exact_mut(E::GROUP).zip(value) {
+        group[row % E::GROUP] = E::from_f32(*x);
     }
+}
+
+/// Columns of a panel of values: the dimensions of a slice of 64 of D, in whole registers.
+pub(super) fn slice_width(dim: usize, slice: usize) -> usize {
+    (dim - slice * COLUMNS).min(COLUMNS).next_multiple_of(LANES)
 }
 
 /// All keys and values of a batch, packed.
 struct Panels<E> {
     /// `[head][panel][D / GROUP][COLUMNS][GROUP]`: a column per key.
     keys: Lines<E>,
-    /// `[head][slice of D][panel][COLUMNS / GROUP][COLUMNS][GROUP]`: a column per dimension.
+    /// `[head][slice of D][panel][COLUMNS / GROUP][slice_width][GROUP]`: a column per dimension.
     values: Lines<E>,
     /// The first panel of each segment, by the segment's first row.
     first: std::collections::BTreeMap<usize, usize>,
     count: usize,
     key_size: usize,
-    slices: usize,
+    dim: usize,
 }
 
-impl<E: Element> Panels<E> {
+impl<E: Float> Panels<E> {
     fn pack(attention: &Attention<'_>) -> Self {
         let Heads { query, kv, dim } = attention.heads;
         let mut first = std::collections::BTreeMap::new();
@@ -336,7 +381,7 @@ impl<E: Element> Panels<E> {
         let key_size = dim.next_multiple_of(E::GROUP) * COLUMNS;
         let slices = dim.div_ceil(COLUMNS);
         let mut keys = Lines::<E>::zeroed(kv * count * key_size);
-        let mut values = Lines::<E>::zeroed(kv * slices * count * COLUMNS * COLUMNS);
+        let mut values = Lines::<E>::zeroed(kv * count * COLUMNS * dim.next_multiple_of(LANES));
         if count > 0 {
             keys.par_chunks_mut(key_size).enumerate().for_each(|(index, panel)| {
                 let (shared, rows) = (index / count, &rows[index % count]);
@@ -346,27 +391,36 @@ impl<E: Element> Panels<E> {
                     put_key(panel, column, &head);
                 }
             });
-            values.par_chunks_mut(COLUMNS * COLUMNS).enumerate().for_each(|(index, panel)| {
-                let (head, rows) = (index / count, &rows[index % count]);
-                let (shared, slice) = (head / slices, head % slices);
+            let mut rest = &mut values[..];
+            let mut panels = Vec::with_capacity(kv * slices * count);
+            for (shared, slice) in (0..kv).flat_map(|shared| (0..slices).map(move |slice| (shared, slice))) {
+                let width = slice_width(dim, slice);
+                for rows in &rows {
+                    let (panel, others) = std::mem::take(&mut rest).split_at_mut(COLUMNS * width);
+                    rest = others;
+                    panels.push((panel, width, rows, shared, slice));
+                }
+            }
+            panels.into_par_iter().for_each(|(panel, width, rows, shared, slice)| {
                 for (k, row) in rows.clone().enumerate() {
-                    put_value(panel, k, attention.value(row, shared, slice));
+                    put_value(panel, width, k, attention.value(row, shared, slice));
                 }
             });
         }
-        Self { keys, values, first, count, key_size, slices }
+        Self { keys, values, first, count, key_size, dim }
     }
 }
 
-impl<E: Element> KeyValues<E> for Panels<E> {
+impl<E: Float> KeyValues<E> for Panels<E> {
     fn keys(&self, shared: usize, panel: usize) -> &[E] {
         &self.keys[(shared * self.count + panel) * self.key_size..][..self.key_size]
     }
 
     /// Consecutive panels are one long panel.
     fn values(&self, shared: usize, slice: usize, panel: usize, panels: usize) -> &[E] {
-        let size = COLUMNS * COLUMNS;
-        &self.values[((shared * self.slices + slice) * self.count + panel) * size..][..panels * size]
+        let head = shared * self.count * self.dim.next_multiple_of(LANES) * COLUMNS;
+        let size = COLUMNS * slice_width(self.dim, slice);
+        &self.values[head + slice * COLUMNS * self.count * COLUMNS + panel * size..][..panels * size]
     }
 }
 
@@ -412,7 +466,7 @@ mod tests {
         out
     }
 
-    fn check<E: Element>(heads: Heads, window: Option<usize>, norms: bool, tolerance: f32) {
+    fn check<E: Float>(heads: Heads, window: Option<usize>, norms: bool, tolerance: f32) {
         if !E::available() {
             return;
         }
@@ -448,9 +502,8 @@ mod tests {
 
     #[test]
     fn equals_the_definition() {
-        for heads in
-            [Heads { query: 3, kv: 1, dim: 64 }, Heads { query: 4, kv: 2, dim: 8 }, Heads { query: 2, kv: 2, dim: 96 }]
-        {
+        for (query, kv, dim) in [(3, 1, 64), (4, 2, 8), (2, 2, 96), (4, 4, 24), (2, 1, 80)] {
+            let heads = Heads { query, kv, dim };
             for window in [None, Some(1), Some(70), Some(1000)] {
                 check::<f32>(heads, window, false, 2e-5);
                 check::<Bf16>(heads, window, false, 0.05);

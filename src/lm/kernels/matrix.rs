@@ -102,7 +102,7 @@ impl<E: Element> PackedMatrix<E> {
         let rows = x.len() / self.inner;
         assert_eq!(x.len(), rows * self.inner, "the input's width");
         let mut out = vec![0f32; rows * self.width];
-        if few(rows) {
+        if by_columns(rows, self.bytes()) {
             self.by_columns(x, norm, None, &mut out, within);
             return out;
         }
@@ -135,9 +135,12 @@ impl<E: Element> PackedMatrix<E> {
         out: &mut [f32],
         within: Within<'_>,
     ) {
-        let mut a = Vec::new();
-        let scales = self.convert(x, norm, &mut a, within);
-        let rows = x.len() / self.inner;
+        let (rows, stride) = (x.len() / self.inner, self.stride());
+        let (mut a, mut scales) = (vec![E::default(); rows * stride], vec![0f32; rows]);
+        let task = rows.div_ceil(rayon::current_num_threads()).max(ROWS);
+        let tasks =
+            a.par_chunks_mut(task * stride).zip(scales.par_chunks_mut(task)).zip(x.par_chunks(task * self.inner));
+        tasks.for_each(|((a, scales), x)| self.convert_into(x, norm, a, scales, within));
         let panels = self.panel_count();
         let share = panels.div_ceil(4 * rayon::current_num_threads());
         // A thread's columns lie apart in `out`, so it has memory of its own for them.
@@ -151,22 +154,27 @@ impl<E: Element> PackedMatrix<E> {
                 (columns, out)
             })
             .collect();
-        for (columns, part) in parts {
-            for (out, part) in out.chunks_exact_mut(self.width).zip(part.chunks_exact(columns.len())) {
-                out[columns.clone()].copy_from_slice(part);
+        out.par_chunks_exact_mut(self.width).with_min_len(task).enumerate().for_each(|(row, out)| {
+            for (columns, part) in &parts {
+                out[columns.clone()].copy_from_slice(&part[row * columns.len()..][..columns.len()]);
             }
-        }
+        });
     }
 
     /// The rows of `x`, normed if there is a norm, as they are multiplied; returns the rows' scales.
     fn convert(&self, x: &[f32], norm: Option<Norm<'_>>, a: &mut Vec<E>, within: Within<'_>) -> Vec<f32> {
-        let (rows, stride) = (x.len() / self.inner, self.stride());
-        a.resize(rows * stride, E::default());
+        let rows = x.len() / self.inner;
+        a.resize(rows * self.stride(), E::default());
         let mut row_scales = vec![0f32; rows];
+        self.convert_into(x, norm, a, &mut row_scales, within);
+        row_scales
+    }
+
+    fn convert_into(&self, x: &[f32], norm: Option<Norm<'_>>, a: &mut [E], row_scales: &mut [f32], within: Within<'_>) {
         within.time(Part::Norm, || {
             let mut normed = vec![0f32; self.inner];
-            let rows = a.chunks_exact_mut(stride).zip(x.chunks_exact(self.inner));
-            for ((a, x), row_scale) in rows.zip(&mut row_scales) {
+            let rows = a.chunks_exact_mut(self.stride()).zip(x.chunks_exact(self.inner));
+            for ((a, x), row_scale) in rows.zip(row_scales) {
                 *row_scale = match norm {
                     Some(Norm { weight, eps }) => {
                         let scale = 1.0 / (vector::sum_of_squares(x) / self.inner as f32 + eps).sqrt();
@@ -177,7 +185,6 @@ impl<E: Element> PackedMatrix<E> {
                 };
             }
         });
-        row_scales
     }
 
     /// The columns of some panels for the converted rows `a` and their scales. `out` has those columns alone, its rows `out_width` long;
@@ -250,6 +257,10 @@ impl<E: Element> PackedMatrix<E> {
         self.width.div_ceil(self.outputs())
     }
 
+    fn bytes(&self) -> usize {
+        self.panels.len() * size_of::<E>()
+    }
+
     /// Elements of a converted row.
     fn stride(&self) -> usize {
         self.inner.next_multiple_of(E::GROUP)
@@ -270,14 +281,14 @@ impl<E: Element> AfterAttention<'_, E> {
     /// `y + down(swiglu(norm(y)))` with `y = x + output(attended)`, for `attended` of `(T, heads D)` and `x` of `(T, H)`: `(T, H)`.
     ///
     /// A block of rows goes all the way on one thread, so that what lies between the products stays in its cache; unless
-    /// there are so few rows that reading the weights is the work, which threads then share.
+    /// reading the weights is the work, which threads then share.
     pub(in crate::lm) fn run(&self, attended: &[f32], x: &[f32]) -> Vec<f32> {
         let width = self.down.width;
         let rows = x.len() / width;
         assert_eq!((x.len(), attended.len()), (rows * width, rows * self.output.inner), "the inputs' widths");
         let mut out = vec![0f32; rows * width];
         let within = self.meter.within(Part::OutputMlp);
-        if few(rows) {
+        if by_columns(rows, self.output.bytes() + self.gate_up.bytes() + self.down.bytes()) {
             let (mut y, mut gated) = (vec![0f32; x.len()], vec![0f32; rows * self.gate_up.width]);
             self.output.by_columns(attended, None, Some(x), &mut y, within);
             self.gate_up.by_columns(&y, Some(self.norm), None, &mut gated, within);
@@ -303,9 +314,14 @@ impl<E: Element> AfterAttention<'_, E> {
 /// How many rows a parallel task takes at most.
 const MOST: usize = 16 * ROWS;
 
-/// Whether there are too few rows to give each thread a full task of them.
-fn few(rows: usize) -> bool {
-    rows < MOST * rayon::current_num_threads()
+/// Weights that a core's own cache holds, in bytes.
+const NEAR: usize = 1 << 20;
+
+/// Whether threads should share the columns of a product and not its rows: when there are too few rows to give each thread a
+/// full task of them, and reading so many bytes of weights on every thread would cost more than sharing does.
+fn by_columns(rows: usize, bytes: usize) -> bool {
+    let threads = rayon::current_num_threads();
+    rows < ROWS * threads || rows < MOST * threads && bytes > NEAR
 }
 
 /// How many rows one parallel task takes: enough to reuse a panel while it is in cache, few enough that every thread has

@@ -4,20 +4,20 @@
 //! A position's sums run in the same order here as in a batch that holds the whole sequence, so both give equal bits.
 
 use super::super::ops::Heads;
-use super::attention::{Attention, KeyValues, Keys, put_key, put_value};
+use super::attention::{Attention, KeyValues, Keys, put_key, put_value, slice_width};
 use super::matrix::Lines;
-use super::tile::{COLUMNS, Element};
+use super::tile::{COLUMNS, Float};
 use std::ops::Range;
 
 /// The pages so far.
 pub(in crate::lm) struct KeyValuePages<E> {
     heads: Heads,
-    /// Each `[head][D / GROUP][COLUMNS][GROUP]` of keys, then `[head][slice of D][COLUMNS / GROUP][COLUMNS][GROUP]` of values.
+    /// Each `[head][D / GROUP][COLUMNS][GROUP]` of keys, then `[head][slice of D][COLUMNS / GROUP][slice_width][GROUP]` of values.
     pages: Vec<Lines<E>>,
     len: usize,
 }
 
-impl<E: Element> KeyValuePages<E> {
+impl<E: Float> KeyValuePages<E> {
     pub(in crate::lm) fn new(heads: Heads) -> Self {
         Self { heads, pages: Vec::new(), len: 0 }
     }
@@ -30,7 +30,7 @@ impl<E: Element> KeyValuePages<E> {
     /// Adds the keys and values of a batch's rows.
     pub(super) fn append(&mut self, attention: &Attention<'_>, rows: Range<usize>) {
         let Heads { query, kv, dim } = self.heads;
-        let (key_size, slices) = (key_len::<E>(dim), dim.div_ceil(COLUMNS));
+        let key_size = key_len::<E>(dim);
         let mut key = vec![0f32; dim];
         for row in rows {
             let column = self.len % COLUMNS;
@@ -44,8 +44,10 @@ impl<E: Element> KeyValuePages<E> {
                 attention.head(row, query + shared, 1.0, &mut key);
                 put_key(panel, column, &key);
             }
-            for (head, panel) in values.chunks_exact_mut(COLUMNS * COLUMNS).enumerate() {
-                put_value(panel, column, attention.value(row, head / slices, head % slices));
+            for (shared, head) in values.chunks_exact_mut(value_len(dim)).enumerate() {
+                for (slice, panel) in head.chunks_mut(COLUMNS * COLUMNS).enumerate() {
+                    put_value(panel, slice_width(dim, slice), column, attention.value(row, shared, slice));
+                }
             }
         }
     }
@@ -61,7 +63,7 @@ impl<E: Element> KeyValuePages<E> {
     }
 }
 
-impl<E: Element> KeyValues<E> for KeyValuePages<E> {
+impl<E: Float> KeyValues<E> for KeyValuePages<E> {
     fn keys(&self, shared: usize, panel: usize) -> &[E] {
         let size = key_len::<E>(self.heads.dim);
         &self.pages[panel][shared * size..][..size]
@@ -70,16 +72,22 @@ impl<E: Element> KeyValues<E> for KeyValuePages<E> {
     /// One page at a time, as [`KeyValuePages::visible`] gives them.
     fn values(&self, shared: usize, slice: usize, panel: usize, _panels: usize) -> &[E] {
         let Heads { kv, dim, .. } = self.heads;
-        let size = COLUMNS * COLUMNS;
-        &self.pages[panel][kv * key_len::<E>(dim) + (shared * dim.div_ceil(COLUMNS) + slice) * size..][..size]
+        let start = kv * key_len::<E>(dim) + shared * value_len(dim) + slice * COLUMNS * COLUMNS;
+        &self.pages[panel][start..][..COLUMNS * slice_width(dim, slice)]
     }
 }
 
 /// Elements of one head's keys in a page.
-fn key_len<E: Element>(dim: usize) -> usize {
+fn key_len<E: Float>(dim: usize) -> usize {
     dim.next_multiple_of(E::GROUP) * COLUMNS
 }
 
-fn page_len<E: Element>(heads: Heads) -> usize {
-    heads.kv * (key_len::<E>(heads.dim) + heads.dim.div_ceil(COLUMNS) * COLUMNS * COLUMNS)
+/// Elements of one head's values in a page: all slices but the last are as wide as a panel.
+fn value_len(dim: usize) -> usize {
+    let last = dim.div_ceil(COLUMNS) - 1;
+    COLUMNS * (last * COLUMNS + slice_width(dim, last))
+}
+
+fn page_len<E: Float>(heads: Heads) -> usize {
+    heads.kv * (key_len::<E>(heads.dim) + value_len(heads.dim))
 }
