@@ -35,7 +35,7 @@ pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::Decoder;
 pub use generate::{BatchLimits, Endings, Finish, Generation, Request, Ungenerated};
 pub use layer::{Precision, WeightStorage};
-pub use meter::{Meter, Part};
+pub use meter::{Measured, Meter, Part};
 pub use packed::Packed;
 pub use parameters::{Parameter, Parameters};
 pub use sampler::{Draw, NotANumber, Sampler, SamplingRule};

@@ -10,13 +10,16 @@ use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
-/// A published model's sizes, by name: `smollm2-135m`, `qwen2.5-0.5b`, `qwen2.5-1.5b`, `qwen2.5-7b`, `llama-3.2-3b`.
+/// A published model's sizes, by name: `smollm2-135m`, `qwen2.5-0.5b`, `qwen2.5-1.5b`, `qwen2.5-7b`, `llama-3.2-3b`; and two
+/// small ones for training, `mini-0.3m` and `mini-10m`.
 ///
 /// # Errors
 /// A [`Failure`] for another name.
 pub(super) fn config(name: &str) -> anyhow::Result<ModelConfig> {
     // Hidden, layers, heads, key/value heads, intermediate, vocabulary, rotary base, context.
     let (architecture, sizes, rope_theta, max_positions) = match name {
+        "mini-0.3m" => (Architecture::Llama, [96, 3, 4, 4, 384, 160], 1e4, 8192),
+        "mini-10m" => (Architecture::Llama, [384, 6, 6, 6, 1024, 512], 1e4, 8192),
         "smollm2-135m" => (Architecture::Llama, [576, 30, 9, 3, 1536, 49_152], 1e5, 8192),
         "qwen2.5-0.5b" => (Architecture::Qwen2, [896, 24, 14, 2, 4864, 151_936], 1e6, 32_768),
         "qwen2.5-1.5b" => (Architecture::Qwen2, [1536, 28, 12, 2, 8960, 151_936], 1e6, 32_768),
@@ -24,7 +27,9 @@ pub(super) fn config(name: &str) -> anyhow::Result<ModelConfig> {
         "llama-3.2-3b" => (Architecture::Llama, [3072, 28, 24, 8, 8192, 128_256], 5e5, 131_072),
         _ => {
             return Err(Failure::new(Exit::Usage, format!("`{name}` is not a shape"))
-                .hint("expected `smollm2-135m`, `qwen2.5-0.5b`, `qwen2.5-1.5b`, `qwen2.5-7b` or `llama-3.2-3b`")
+                .hint(
+                    "expected `mini-0.3m`, `mini-10m`, `smollm2-135m`, `qwen2.5-0.5b`, `qwen2.5-1.5b`, `qwen2.5-7b` or `llama-3.2-3b`",
+                )
                 .into());
         }
     };
@@ -94,7 +99,9 @@ mod tests {
 
     #[test]
     fn every_shape_makes_sense() {
-        for name in ["smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b", "llama-3.2-3b"] {
+        for name in
+            ["mini-0.3m", "mini-10m", "smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b", "llama-3.2-3b"]
+        {
             config(name).unwrap().check().unwrap();
         }
         assert!(config("gpt-5").unwrap_err().to_string().contains("`gpt-5` is not a shape"));
