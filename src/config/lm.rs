@@ -37,9 +37,8 @@ pub struct LmConfig {
     /// every batch (`kept`): slower, and in the memory of one layer. It does not change labels. `score` mode only.
     #[serde(default)]
     pub weights: Weights,
-    /// The probability from which a behavior counts as shown. `score` mode only.
-    #[serde(default)]
-    pub thresholds: Thresholds,
+    /// The probability from which a behavior counts as shown; if absent 0.5. `score` mode only.
+    pub thresholds: Option<Thresholds>,
     /// Thoughts and count together have at most so many tokens. `generate` mode only; 1024 if absent.
     pub max_reply_tokens: Option<usize>,
     /// 0 takes the likeliest token, always; more makes replies vary. `generate` mode only; 0 if absent.
@@ -101,9 +100,7 @@ impl LmConfig {
                 let (reply, temperature, samples) =
                     (self.max_reply_tokens.unwrap_or(1), self.temperature.unwrap_or(0.0), self.samples.unwrap_or(1));
                 range(self.weights == Weights::Widened, "weights", "`kept` belongs to `mode = \"score\"`")
-                    .or_else(|| {
-                        range(self.thresholds == Thresholds::default(), "thresholds", "belongs to `mode = \"score\"`")
-                    })
+                    .or_else(|| range(self.thresholds.is_none(), "thresholds", "belongs to `mode = \"score\"`"))
                     .or_else(|| {
                         range((1..=131_072).contains(&reply), "max-reply-tokens", "expected a number from 1 to 131,072")
                     })

@@ -55,7 +55,7 @@ fn lm_judge(lm: &LmConfig, model: PathBuf) -> anyhow::Result<Box<dyn Judge>> {
         window_tokens: lm.window_tokens,
         max_windows: lm.max_windows,
         batch_tokens: lm.batch_tokens,
-        thresholds: lm.thresholds.in_order(),
+        thresholds: lm.thresholds.unwrap_or_default().in_order(),
         precision: lm.precision,
         weights: match lm.weights {
             config::Weights::Widened => WeightStorage::Widened,
@@ -106,7 +106,7 @@ pub fn from_spec(spec: &str, notice: &Notice) -> anyhow::Result<Box<dyn Judge>> 
     }
 }
 
-/// `FIRST,key=value,…`, the keys those of `[classify.KIND]`, `FIRST` the value of its key `first`. That value is not
+/// `FIRST,key=value,table.key=value,…`, the keys those of `[classify.KIND]`, `FIRST` the value of its key `first`. That value is not
 /// repeated in messages: an address may hold a secret.
 fn parse_options<T: serde::de::DeserializeOwned>(kind: &str, first: &str, text: &str) -> anyhow::Result<T> {
     let mut parts = text.split(',');
@@ -119,7 +119,15 @@ fn parse_options<T: serde::de::DeserializeOwned>(kind: &str, first: &str, text: 
         })?;
         let number =
             value.parse::<i64>().map(toml::Value::from).or_else(|_| value.parse::<f64>().map(toml::Value::from));
-        table.insert(key.to_owned(), number.unwrap_or_else(|_| value.into()));
+        let value = number.unwrap_or_else(|_| value.into());
+        match key.split_once('.') {
+            None => table.insert(key.to_owned(), value),
+            // A key of a table in the judge's table, such as `thresholds.verification`.
+            Some((outer, key)) => {
+                let inner = table.entry(outer).or_insert_with(|| toml::Table::new().into());
+                inner.as_table_mut().and_then(|inner| inner.insert(key.to_owned(), value))
+            }
+        };
     }
     table.try_into().map_err(|error: toml::de::Error| {
         Failure::new(Exit::Usage, format!("the options of `{kind}:`: {}", error.message().trim())).into()
