@@ -30,7 +30,7 @@ mod tokenizer;
 
 pub use cache::KvCache;
 pub use chat::{ChatTemplate, Message};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, EMBEDDED};
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::Decoder;
 pub use generate::{BatchLimits, Endings, Finish, Generation, Request, Ungenerated};

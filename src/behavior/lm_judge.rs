@@ -63,6 +63,13 @@ impl LmJudgeSpec {
     }
 }
 
+/// The longest window of the embedded model, in tokens: what its thresholds were fitted with.
+const EMBEDDED_WINDOW: usize = 190;
+
+/// From what probability on the embedded model's answers count, in the order of [`Behavior::ALL`]: what gave the best F1 on the
+/// half of the labeled documents that the cue judge was tuned on, none of which the model has seen.
+pub const EMBEDDED_THRESHOLDS: [f32; 4] = [0.1571, 0.1806, 0.1871, 0.0762];
+
 /// About how many tokens of an ordinary web page go through the model. A call gets a batch's worth of such documents: little
 /// is lost when a run is killed, and one that is asked to stop does so within seconds.
 const TOKENS_OF_A_DOCUMENT: usize = 800;
@@ -180,8 +187,13 @@ impl LmJudge {
     pub fn of(checkpoint: &Checkpoint, spec: &LmJudgeSpec) -> anyhow::Result<Self> {
         let tokenizer = checkpoint.tokenizer()?;
         let prompt = Prompt::new(&tokenizer, &spec.template, &spec.questions)?;
-        let longest = prompt.before.len() + spec.window_tokens + prompt.longest_question();
+        let around = prompt.before.len() + prompt.longest_question();
         let context = checkpoint.config().max_positions;
+        let mut spec = spec.clone();
+        if checkpoint.is_embedded() {
+            spec.window_tokens = spec.window_tokens.min(EMBEDDED_WINDOW);
+        }
+        let (spec, longest) = (&spec, around + spec.window_tokens);
         if spec.window_tokens == 0 || longest > context {
             let message = format!(
                 "windows of {} tokens with the prompt around them make {longest}, the model's context is {context}",

@@ -4,13 +4,13 @@ use crate::behavior::Behavior;
 use crate::behavior::counting_judge::{CountingJudge, CountingSpec};
 use crate::behavior::cue::{CueJudge, Lexicon};
 use crate::behavior::judge::Judge;
-use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
-use crate::config::{self, Classify, EndpointJudgeConfig, LmConfig, LmMode};
+use crate::behavior::lm_judge::{EMBEDDED_THRESHOLDS, LmJudge, LmJudgeSpec};
+use crate::config::{self, Classify, EndpointJudgeConfig, LmConfig, LmMode, Thresholds};
 use crate::data::hub::{Hub, Notice, Stop};
 use crate::endpoint::{EndpointJudge, EndpointJudgeSpec, EndpointSpec};
 use crate::error::{Exit, Failure};
 use crate::generation::{LocalGenerator, LocalSpec};
-use crate::lm::{BatchLimits, WeightStorage};
+use crate::lm::{BatchLimits, Checkpoint, WeightStorage};
 use crate::plan::{Location, Plan};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -51,11 +51,16 @@ fn lm_judge(lm: &LmConfig, model: PathBuf) -> anyhow::Result<Box<dyn Judge>> {
         let generator = LocalGenerator::load(&LocalSpec { precision: lm.precision, limits, ..LocalSpec::new(model) })?;
         return Ok(Box::new(CountingJudge::new(Box::new(generator), spec)?));
     }
+    let checkpoint = Checkpoint::open(&model)?;
     let mut spec = LmJudgeSpec {
         window_tokens: lm.window_tokens,
         max_windows: lm.max_windows,
         batch_tokens: lm.batch_tokens,
-        thresholds: lm.thresholds.unwrap_or_default().in_order(),
+        thresholds: match lm.thresholds {
+            Some(thresholds) => thresholds.in_order(),
+            None if checkpoint.is_embedded() => EMBEDDED_THRESHOLDS,
+            None => Thresholds::default().in_order(),
+        },
         precision: lm.precision,
         weights: match lm.weights {
             config::Weights::Widened => WeightStorage::Widened,
@@ -66,7 +71,7 @@ fn lm_judge(lm: &LmConfig, model: PathBuf) -> anyhow::Result<Box<dyn Judge>> {
     if let Some(folder) = folder {
         read_prompts(&mut spec.template, &mut spec.questions, folder, ["document", ""])?;
     }
-    Ok(Box::new(LmJudge::load(&spec)?))
+    Ok(Box::new(LmJudge::of(&checkpoint, &spec)?))
 }
 
 fn endpoint_spec(config: &EndpointJudgeConfig) -> anyhow::Result<EndpointJudgeSpec> {
