@@ -36,6 +36,7 @@ mod near_duplicates;
 mod ppo;
 mod pretrain;
 mod pretrain_bad_input;
+mod pretrain_modes;
 mod prime;
 mod prime_author;
 mod program;
