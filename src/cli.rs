@@ -1,5 +1,6 @@
 //! The command line as typed. The doc comments are the help texts.
 
+use crate::lm::device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -80,12 +81,27 @@ pub struct Run {
     pub replan: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Device {
     /// A GPU if this program was built for one and there is one, else the CPU
+    #[default]
     Auto,
     Cpu,
     Cuda,
+}
+
+impl Device {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As [`device::cuda`], for a GPU that was asked for by name.
+    pub fn open(self) -> anyhow::Result<candle_core::Device> {
+        match self {
+            Self::Auto => Ok(device::auto()),
+            Self::Cpu => Ok(candle_core::Device::Cpu),
+            Self::Cuda => device::cuda(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -193,6 +209,9 @@ pub struct Evaluate {
     /// Print thresholds that maximise F1, ready for the judge's table in a recipe
     #[arg(long)]
     pub calibrate: bool,
+    /// Where a language model runs
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
     /// Bootstrap resamples behind each interval
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub resamples: usize,
@@ -211,6 +230,8 @@ pub struct Bench {
 pub enum BenchWhat {
     /// Judge documents with a language model: documents per second, memory, and where the time goes
     Judge(BenchJudge),
+    /// Generate text with a language model: tokens per second at several batch sizes, and where the time goes
+    Generate(BenchGenerate),
     /// Train a language model on random tokens: tokens per second, memory against its estimate, and where the time goes
     Train(BenchTrain),
 }
@@ -220,7 +241,8 @@ pub struct BenchJudge {
     /// A Hugging Face folder or a `.gguf` file
     #[arg(long, value_name = "PATH", required_unless_present = "shape", conflicts_with = "shape")]
     pub model: Option<PathBuf>,
-    /// Random weights of this shape, for speed alone: smollm2-135m, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b, llama-3.2-3b
+    /// Random weights of this shape, for speed alone: smollm2-135m, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b,
+    /// llama-3.2-3b, mini-0.3m, mini-10m
     #[arg(long, value_name = "NAME")]
     pub shape: Option<String>,
     /// Where the language model runs
@@ -249,6 +271,37 @@ pub struct BenchJudge {
     pub threads: Option<u64>,
     /// Judge the documents so many times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub repeat: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchGenerate {
+    /// A Hugging Face folder or a `.gguf` file
+    #[arg(long, value_name = "PATH", required_unless_present = "shape", conflicts_with = "shape")]
+    pub model: Option<PathBuf>,
+    /// Random weights of this shape, for speed alone; those of `bench judge`, mini-0.3m, mini-10m
+    #[arg(long, value_name = "NAME")]
+    pub shape: Option<String>,
+    /// Where the language model runs: text is generated on the CPU only
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// The numbers that matrix products multiply
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
+    /// So many sequences at once
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 16, 64], value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub batch: Vec<u64>,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=131_072))]
+    pub prompt_tokens: u64,
+    /// Tokens drawn after each prompt
+    #[arg(long, value_name = "N", default_value_t = 96, value_parser = clap::value_parser!(u64).range(1..=131_072))]
+    pub new_tokens: u64,
+    /// Threads for parallel work [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
+    /// Measure so many times, after once that does not count
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub repeat: u64,
 }
 

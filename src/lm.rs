@@ -9,12 +9,17 @@ mod cache;
 mod chat;
 mod checkpoint;
 mod config;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
 mod decoder;
+pub mod device;
 mod folder;
 mod foreign;
 mod generate;
 mod gguf;
 mod gguf_tokenizer;
+#[cfg(any(feature = "cuda", test))]
+mod halving;
 pub(crate) mod kernels;
 mod layer;
 mod memory;
@@ -39,6 +44,6 @@ pub use meter::{Measured, Meter, Part};
 pub use packed::Packed;
 pub use parameters::{Parameter, Parameters};
 pub use sampler::{Draw, NotANumber, Sampler, SamplingRule};
-pub use scorer::{Scorer, load_scorer};
+pub use scorer::{Scorer, load_scorer, precision_on};
 pub use text_stream::TextStream;
 pub use tokenizer::TextTokenizer;

@@ -6,9 +6,11 @@ use four_habits::error::{exit_of, hint_of};
 use four_habits::{commands, error::Exit};
 use std::io::Write;
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    warn_on_stderr();
     match commands::run(cli) {
         Ok(exit) => exit.into(),
         Err(error) if is_broken_pipe(&error) => Exit::Done.into(),
@@ -18,6 +20,17 @@ fn main() -> ExitCode {
             exit_of(&error).into()
         }
     }
+}
+
+/// Warnings of this program go to stderr; `RUST_LOG` may ask for more, or for other programs' parts.
+fn warn_on_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("four_habits=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
 }
 
 /// One sentence, its causes, and the remedy.

@@ -12,6 +12,7 @@ pub mod reporter;
 pub mod stop;
 pub mod work;
 
+use crate::cli::Device;
 use crate::data::document::ColumnMap;
 use crate::data::hub::Hub;
 use crate::data::shard::ShardReader;
@@ -33,11 +34,13 @@ use std::time::Instant;
 use stop::Stop;
 use work::{Tracker, Verdict, WorkContext};
 
-/// How this run behaves; none of it changes bytes.
+/// How this run behaves. None of it changes bytes, but that a GPU rounds otherwise than a CPU.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// This is task I of N: it does units k with k mod N = I, and leaves what needs all units to a run without a task.
     pub task: Option<(u64, u64)>,
+    /// Where a language model runs; opened when one is due.
+    pub device: Device,
 }
 
 /// Everything a run works with.
@@ -242,7 +245,9 @@ impl<'a> Runner<'a> {
         };
         if pass.tools.is_none() {
             pass.tools = match &stage.work {
-                Work::Classify(classify) => Some(Tools::Judge(judges::make(classify, self.plan, self.hub)?)),
+                Work::Classify(classify) => {
+                    Some(Tools::Judge(judges::make(classify, self.plan, self.hub, self.options.device)?))
+                }
                 Work::Sketch(curate) => Some(Tools::Sketcher(stages::sketch::Sketcher::new(curate)?)),
                 Work::Curate(_)
                 | Work::Rewrite(_)

@@ -10,8 +10,10 @@ use super::windows::{Window, Windows};
 use crate::error::{Exit, Failure};
 use crate::lm::{
     Checkpoint, Message, Meter, Packed, Part, Precision, Scorer, TextTokenizer, WeightStorage, load_scorer,
+    precision_on,
 };
 use candle_core::Device;
+use rayon::prelude::*;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -74,6 +76,9 @@ pub const EMBEDDED_THRESHOLDS: [f32; 4] = [0.1571, 0.1806, 0.1871, 0.0762];
 /// is lost when a run is killed, and one that is asked to stop does so within seconds.
 const TOKENS_OF_A_DOCUMENT: usize = 800;
 
+/// Documents per call on a GPU at least: a few batches' worth, so that the last one, which is not full, costs little.
+const DOCUMENTS_PER_CALL_ON_GPU: usize = 128;
+
 /// The judge, its model loaded.
 pub struct LmJudge {
     identity: JudgeIdentity,
@@ -84,6 +89,7 @@ pub struct LmJudge {
     window_tokens: usize,
     max_windows: usize,
     batch_tokens: usize,
+    documents_per_call: usize,
     thresholds: [f32; 4],
 }
 
@@ -208,6 +214,7 @@ impl LmJudge {
             prompt_hash: prompt_hash(&prompt, spec),
         };
         let model = load_scorer(checkpoint, &spec.device, spec.precision, spec.weights, longest)?;
+        let documents = spec.batch_tokens / TOKENS_OF_A_DOCUMENT;
         Ok(Self {
             identity,
             tokenizer,
@@ -217,6 +224,7 @@ impl LmJudge {
             window_tokens: spec.window_tokens,
             max_windows: spec.max_windows,
             batch_tokens: spec.batch_tokens,
+            documents_per_call: documents.max(if spec.device.is_cuda() { DOCUMENTS_PER_CALL_ON_GPU } else { 1 }),
             thresholds: spec.thresholds,
         })
     }
@@ -225,6 +233,11 @@ impl LmJudge {
     pub fn set_meter(&mut self, meter: Meter) {
         self.model.set_meter(meter.clone());
         self.meter = meter;
+    }
+
+    /// See [`Scorer::peak`].
+    pub fn peak_flops(&self, precision: Precision) -> anyhow::Result<f64> {
+        self.model.peak(precision)
     }
 
     /// How many tokens a document's four questions would take as four plain prompts per window, the way a judge reads them
@@ -278,28 +291,32 @@ impl Judge for LmJudge {
     }
 
     fn batch_size(&self) -> usize {
-        (self.batch_tokens / TOKENS_OF_A_DOCUMENT).max(1)
+        self.documents_per_call
     }
 
     fn judge(&mut self, texts: &[&str]) -> anyhow::Result<Vec<Result<Labels, Unjudgeable>>> {
         let mut documents: Vec<Document> = texts.iter().map(|text| Document::new(text)).collect();
+        // All at once, on all threads, so that nothing waits for it between batches.
+        let (tokenizer, size) = (&self.tokenizer, self.window_tokens);
+        let most = if self.max_windows == 0 { usize::MAX } else { self.max_windows };
+        let windows = self.meter.time(Part::Tokenise, || {
+            let judged = texts.par_iter().zip(&documents);
+            judged
+                .map(|(text, document)| match document.problem {
+                    Some(_) => Ok(Vec::new()),
+                    None => Windows::new(tokenizer, text, size).take(most).collect(),
+                })
+                .collect::<anyhow::Result<Vec<Vec<Window>>>>()
+        })?;
         let mut batch = Batch::new(&self.prompt);
-        for (owner, text) in texts.iter().enumerate() {
-            if documents[owner].problem.is_some() {
-                continue;
-            }
-            let mut windows = Windows::new(&self.tokenizer, text, self.window_tokens);
-            while let Some(window) = self.meter.time(Part::Tokenise, || windows.next()) {
-                let window = window?;
+        for (owner, windows) in windows.into_iter().enumerate() {
+            for window in windows {
                 let group = window.tokens.len() + self.prompt.questions_len();
                 if !batch.owners.is_empty() && batch.packed.len() + group > self.batch_tokens {
                     self.flush(&mut batch, &mut documents)?;
                 }
                 batch.push(&self.prompt, owner, &window.tokens);
                 documents[owner].read(&window);
-                if documents[owner].labels.windows as usize == self.max_windows {
-                    break;
-                }
             }
         }
         self.flush(&mut batch, &mut documents)?;
@@ -490,7 +507,8 @@ fn prompt_hash(prompt: &Prompt, spec: &LmJudgeSpec) -> String {
     numbers(&prompt.before);
     prompt.after.iter().for_each(|after| numbers(&[&prompt.between[..], after].concat()));
     numbers(&prompt.answers);
-    numbers(&[spec.precision as u32, prompt.yes_count as u32, spec.window_tokens as u32, spec.max_windows as u32]);
+    let precision = precision_on(&spec.device, spec.precision);
+    numbers(&[precision as u32, prompt.yes_count as u32, spec.window_tokens as u32, spec.max_windows as u32]);
     numbers(&spec.thresholds.map(f32::to_bits));
     hasher.finalize().to_hex()[..16].to_owned()
 }

@@ -1,15 +1,29 @@
 //! `pipeline bench`: how fast this machine does a part of the work, and what keeps it from being faster.
 
+mod breakdown;
+mod generate;
 mod judge;
 mod train;
 
-use crate::cli::{Bench, BenchWhat};
+use crate::cli::{self, Bench, BenchWhat};
 use crate::error::Exit;
+use crate::lm::Precision;
 
 pub fn run(args: &Bench, json: bool) -> anyhow::Result<Exit> {
     match &args.what {
         BenchWhat::Judge(args) => judge::run(args, json),
         BenchWhat::Train(args) => train::run(args, json),
+        BenchWhat::Generate(args) => generate::run(args, json),
+    }
+}
+
+impl From<cli::Precision> for Precision {
+    fn from(precision: cli::Precision) -> Self {
+        match precision {
+            cli::Precision::F32 => Self::F32,
+            cli::Precision::Bf16 => Self::Bf16,
+            cli::Precision::Int8 => Self::Int8,
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub fn run(args: &Evaluate, json: bool) -> anyhow::Result<Exit> {
     if gold.is_empty() {
         return Err(Failure::new(Exit::Usage, format!("`{name}` holds no labeled document")).into());
     }
-    let mut judge = judges::from_spec(&args.judge, &super::notice_on_stderr())?;
+    let mut judge = judges::from_spec(&args.judge, args.device, &super::notice_on_stderr())?;
 
     let bar = ProgressBar::new(gold.len() as u64);
     bar.set_style(

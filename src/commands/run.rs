@@ -22,7 +22,10 @@ use std::time::Instant;
 pub fn run(args: &Run, json: bool) -> anyhow::Result<Exit> {
     let recipe = config::load(&args.recipe.recipe)?;
     let task = task(args)?;
-    check_device(args.device)?;
+    if args.device == Device::Cuda {
+        // What is wrong with the GPU is said before anything else is done.
+        args.device.open()?;
+    }
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("cannot start threads")?;
     }
@@ -48,7 +51,7 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Exit> {
 
     let started = Instant::now();
     let unchanged = RefCell::new(if pinned_now { plan.local_shards().collect() } else { BTreeSet::new() });
-    let options = Options { task };
+    let options = Options { task, device: args.device };
     let runner = Runner { plan: &plan, dir: &dir, hub: &hub, reporter: &reporter, stop: &stop, options, unchanged };
     let result = execute(&runner);
     let exit = result.as_ref().map_or_else(exit_of, |exit| *exit);
@@ -108,11 +111,4 @@ fn task(args: &Run) -> anyhow::Result<Option<(u64, u64)>> {
         (Some(index), Some(count)) => Ok(Some((index, count))),
         _ => Ok(None),
     }
-}
-
-pub(super) fn check_device(device: Device) -> anyhow::Result<()> {
-    if device == Device::Cuda {
-        return Err(Failure::new(Exit::Usage, "this program was built without CUDA").hint("use `--device cpu`").into());
-    }
-    Ok(())
 }

@@ -161,7 +161,7 @@ fn verify_shards(plan: &Plan, findings: &mut Findings) {
     }
 }
 
-/// Files of a stage's folder that no manifest names.
+/// Files of a stage's folder that no manifest names; but for those that a network file system keeps while a removed file is still open.
 fn find_orphans(root: &Path, folder: &Path, known: &BTreeSet<String>, orphans: &mut Vec<String>) -> anyhow::Result<()> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -174,7 +174,8 @@ fn find_orphans(root: &Path, folder: &Path, known: &BTreeSet<String>, orphans: &
             find_orphans(root, &path, known, orphans)?;
         } else if let Ok(relative) = path.strip_prefix(root) {
             let relative = relative.to_string_lossy().into_owned();
-            if !known.contains(&relative) {
+            let is_removed = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".nfs"));
+            if !known.contains(&relative) && !is_removed {
                 orphans.push(relative);
             }
         }

@@ -157,16 +157,9 @@ fn check_endpoint_judge(
     expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     check_endpoint("classify.endpoint", &judge.connection(), &expect)?;
-    expect(
-        (16..=131_072).contains(&judge.window_tokens),
-        "classify.endpoint.window-tokens",
-        "expected a number from 16 to 131,072",
-    )?;
-    expect(
-        (2..=10_000).contains(&judge.top_logprobs),
-        "classify.endpoint.top-logprobs",
-        "expected a number from 2 to 10,000",
-    )?;
+    if let Some((key, expectation)) = judge.fault() {
+        expect(false, &format!("classify.endpoint.{key}"), expectation)?;
+    }
     check_thresholds("classify.endpoint", &judge.thresholds, &expect)
 }
 

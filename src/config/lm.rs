@@ -87,35 +87,44 @@ impl LmConfig {
                 .or_else(|| {
                     range(self.batch_tokens >= self.window_tokens, "batch-tokens", "expected at least `window-tokens`")
                 });
-        if found.is_some() {
-            return found;
-        }
-        match self.mode {
-            LmMode::Score => {
-                const ONLY: &str = "belongs to `mode = \"generate\"`";
-                range(self.max_reply_tokens.is_none(), "max-reply-tokens", ONLY)
-                    .or_else(|| range(self.temperature.is_none(), "temperature", ONLY))
-                    .or_else(|| range(self.samples.is_none(), "samples", ONLY))
-            }
-            LmMode::Generate => {
-                let (reply, temperature, samples) =
-                    (self.max_reply_tokens.unwrap_or(1), self.temperature.unwrap_or(0.0), self.samples.unwrap_or(1));
-                range(self.weights == Weights::Widened, "weights", "`kept` belongs to `mode = \"score\"`")
-                    .or_else(|| range(self.thresholds.is_none(), "thresholds", "belongs to `mode = \"score\"`"))
-                    .or_else(|| {
-                        range((1..=131_072).contains(&reply), "max-reply-tokens", "expected a number from 1 to 131,072")
-                    })
-                    .or_else(|| {
-                        range((0.0..=10.0).contains(&temperature), "temperature", "expected a number from 0 to 10")
-                    })
-                    .or_else(|| range((1..=1000).contains(&samples), "samples", "expected a number from 1 to 1,000"))
-                    .or_else(|| {
-                        let vary = samples == 1 || temperature > 0.0;
-                        range(vary, "samples", "more than one sample needs a `temperature` above 0, or all are equal")
-                    })
-            }
-        }
+        let generate = self.mode == LmMode::Generate;
+        found
+            .or_else(|| {
+                let read = !generate || self.weights == Weights::Widened;
+                range(read, "weights", "`kept` belongs to `mode = \"score\"`")
+            })
+            .or_else(|| {
+                let read = !generate || self.thresholds.is_none();
+                range(read, "thresholds", "belongs to `mode = \"score\"`")
+            })
+            .or_else(|| counting_fault(self.mode, self.max_reply_tokens, self.temperature, self.samples))
     }
+}
+
+/// The first key of those that only [`LmMode::Generate`] reads that should not be there, or whose value makes no sense, and
+/// what was expected of it.
+pub(super) fn counting_fault(
+    mode: LmMode,
+    max_reply_tokens: Option<usize>,
+    temperature: Option<f32>,
+    samples: Option<u32>,
+) -> Option<(&'static str, &'static str)> {
+    let fault = |holds: bool, key, expected| (!holds).then_some((key, expected));
+    if mode == LmMode::Score {
+        const ONLY: &str = "belongs to `mode = \"generate\"`";
+        return fault(max_reply_tokens.is_none(), "max-reply-tokens", ONLY)
+            .or_else(|| fault(temperature.is_none(), "temperature", ONLY))
+            .or_else(|| fault(samples.is_none(), "samples", ONLY));
+    }
+    let (reply, temperature, samples) =
+        (max_reply_tokens.unwrap_or(1), temperature.unwrap_or(0.0), samples.unwrap_or(1));
+    fault((1..=131_072).contains(&reply), "max-reply-tokens", "expected a number from 1 to 131,072")
+        .or_else(|| fault((0.0..=10.0).contains(&temperature), "temperature", "expected a number from 0 to 10"))
+        .or_else(|| fault((1..=1000).contains(&samples), "samples", "expected a number from 1 to 1,000"))
+        .or_else(|| {
+            let vary = samples == 1 || temperature > 0.0;
+            fault(vary, "samples", "more than one sample needs a `temperature` above 0, or all are equal")
+        })
 }
 
 #[cfg(test)]

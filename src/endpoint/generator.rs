@@ -13,9 +13,12 @@ use super::{Endpoint, EndpointSpec};
 use crate::data::hub::{Notice, Stop};
 use crate::error::{Exit, Failure};
 use crate::generation::{Finish, GeneratorIdentity, Prompt, Reply, Sampling, TextGenerator, Unanswered};
+use crate::lm::Message;
 use serde_json::{Value, json};
 
 const PATH: &str = "chat/completions";
+/// What a judge in generate mode lives on.
+const PROBE: &str = "<count>3</count>";
 /// The beginning of a reply that no model would give by itself.
 const BEGINNING: &str = "Zebra 7319:";
 
@@ -50,6 +53,33 @@ impl EndpointGenerator {
             revision: endpoint.revision.clone(),
         };
         Ok(Self { identity, endpoint, prefixes: None, takes_top_k: false })
+    }
+
+    /// Has the server write once, and says in one notice what came of it.
+    ///
+    /// # Errors
+    /// A [`Failure`]: `Usage` for a server that refuses a plain question, as one without a chat template does, `Unavailable` for
+    /// an answer of another shape.
+    pub fn probe(&self) -> anyhow::Result<()> {
+        let Endpoint { client, model, .. } = &self.endpoint;
+        let url = client.url(PATH);
+        let prompt = Prompt {
+            messages: vec![Message { role: "user", content: format!("Answer with this and nothing else: {PROBE}") }],
+            reply_prefix: String::new(),
+            seed: 0,
+        };
+        let sampling = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, max_tokens: 64, stop: Vec::new() };
+        let answer = client.post(PATH, &self.body(&prompt, &sampling))?.map_err(|Rejected { status, message }| {
+            Failure::new(Exit::Usage, format!("`{url}` refuses a plain question (status {status}): {message}"))
+                .hint("generate mode needs a model with a chat template")
+        })?;
+        let found = match self.reply(&prompt, &sampling, &answer)? {
+            Ok(reply) if reply.text.contains(PROBE) => "writes a count when asked to",
+            Ok(_) => "does not write a count as it is asked to: expect many replies without one",
+            Err(_) => "did not answer a plain question: expect many documents without a count",
+        };
+        client.notice(&format!("`{url}`: `{model}` {found}"));
+        Ok(())
     }
 
     /// Proves what these prompts need of the server.

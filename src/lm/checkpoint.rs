@@ -11,6 +11,8 @@ use candle_core::Tensor;
 use memmap2::Mmap;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
+#[cfg(any(feature = "cuda", test))]
+use rayon::prelude::*;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -140,6 +142,30 @@ impl Checkpoint {
             Source::Folder(folder) => folder.read_text("config.json"),
             _ => anyhow::bail!("`{}` has no `config.json`", self.name()),
         }
+    }
+
+    /// The same tensor's numbers as bf16, little-endian; straight from the mapped file where that is how they are stored.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn bf16(&self, name: &str, shape: &[usize]) -> anyhow::Result<std::borrow::Cow<'_, [u8]>> {
+        if let Source::Folder(folder) = &self.source
+            && let Some(bytes) = folder.bf16(name, shape)?
+        {
+            return Ok(bytes.into());
+        }
+        let values = self.tensor(name, shape)?.flatten_all()?;
+        let (storage, _) = values.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else { anyhow::bail!("tensor `{name}` is not on the CPU") };
+        let values = storage.as_slice::<f32>()?;
+        let mut bytes = vec![0; 2 * values.len()];
+        bytes.par_chunks_mut(1 << 16).zip(values.par_chunks(1 << 15)).for_each(|(bytes, values)| {
+            for (bytes, value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                *bytes = half::bf16::from_f32(*value).to_le_bytes();
+            }
+        });
+        Ok(bytes.into())
     }
 
     /// A hash over the contents of every file that shapes what the model answers: weights, configuration, tokenizer.

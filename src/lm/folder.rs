@@ -6,7 +6,7 @@ use super::tokenizer::TextTokenizer;
 use crate::error::{Exit, Failure};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -116,9 +116,7 @@ impl Folder {
     }
 
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> anyhow::Result<Tensor> {
-        let found = self.shards.iter().find_map(|shard| shard.header.info(name).map(|info| (shard, info)));
-        let Some((shard, info)) = found else { return Err(missing_tensor(&self.path, name)) };
-        check_shape(&shard.path, name, &info.shape, shape)?;
+        let (shard, info) = self.find(name, shape)?;
         let dtype = match info.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
@@ -128,18 +126,30 @@ impl Folder {
                 return Err(Failure::new(Exit::Usage, message).hint("weights must be F32, F16 or BF16").into());
             }
         };
-        // The header was checked against the file's length when it was opened, so the range lies inside.
-        let (start, end) = info.data_offsets;
-        let bytes = &shard.content[shard.data_start + start..shard.data_start + end];
+        let bytes = shard.bytes(info);
         let tensor = Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?.to_dtype(DType::F32)?;
         if let Content::Mapped(map) = &shard.content {
-            release(map, shard.data_start + start, bytes.len());
+            release(map, shard.data_start + info.data_offsets.0, bytes.len());
         }
         Ok(tensor)
     }
 
     pub(super) fn has_tensor(&self, name: &str) -> bool {
         self.shards.iter().any(|shard| shard.header.info(name).is_some())
+    }
+
+    /// A tensor's bytes in the mapped file if they are bf16.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn bf16(&self, name: &str, shape: &[usize]) -> anyhow::Result<Option<&[u8]>> {
+        let (shard, info) = self.find(name, shape)?;
+        Ok((info.dtype == Dtype::BF16).then(|| shard.bytes(info)))
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> anyhow::Result<(&Shard, &TensorInfo)> {
+        let found = self.shards.iter().find_map(|shard| shard.header.info(name).map(|info| (shard, info)));
+        let Some((shard, info)) = found else { return Err(missing_tensor(&self.path, name)) };
+        check_shape(&shard.path, name, &info.shape, shape)?;
+        Ok((shard, info))
     }
 
     pub(super) fn tokenizer(&self) -> anyhow::Result<TextTokenizer> {
@@ -177,6 +187,12 @@ impl Shard {
         let (header_len, header) =
             safetensors::SafeTensors::read_metadata(&content).map_err(|error| broken(&path, error))?;
         Ok(Self { path, data_start: header_len + 8, content, header })
+    }
+
+    fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        // The header was checked against the file's length when it was opened, so the range lies inside.
+        let (start, end) = info.data_offsets;
+        &self.content[self.data_start + start..self.data_start + end]
     }
 }
 

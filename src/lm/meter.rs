@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(any(feature = "cuda", test))]
+use std::time::Duration;
 use std::time::Instant;
 
 /// What a judge's time is made of.
@@ -88,6 +90,20 @@ impl<P: Measured> Meter<P> {
         let done = work();
         sums[part.index()].nanoseconds.fetch_add(nanoseconds(started), Ordering::Relaxed);
         done
+    }
+
+    /// Whether anybody asks.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn runs(&self) -> bool {
+        self.sums.is_some()
+    }
+
+    /// Adds time that was measured elsewhere.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn add(&self, part: P, time: Duration) {
+        if let Some(sums) = &self.sums {
+            sums[part.index()].nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+        }
     }
 
     /// For work that all threads of the pool share in while one of them times it as `whole`.

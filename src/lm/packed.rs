@@ -70,6 +70,12 @@ impl Packed {
         self.segments[segment].rows.clone()
     }
 
+    /// The segment that `segment` continues.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn parent(&self, segment: usize) -> Option<usize> {
+        self.segments[segment].parent
+    }
+
     /// The rows of every segment, in order.
     pub fn segments(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.segments.iter().map(|segment| segment.rows.clone())

@@ -10,8 +10,11 @@ use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
-/// A published model's sizes, by name: `smollm2-135m`, `qwen2.5-0.5b`, `qwen2.5-1.5b`, `qwen2.5-7b`, `llama-3.2-3b`; and two
-/// small ones for training, `mini-0.3m` and `mini-10m`.
+/// The names of the sizes: published models', and two small ones to train from scratch.
+const NAMES: [&str; 7] =
+    ["smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b", "llama-3.2-3b", "mini-0.3m", "mini-10m"];
+
+/// The sizes of one of [`NAMES`].
 ///
 /// # Errors
 /// A [`Failure`] for another name.
@@ -25,11 +28,11 @@ pub(super) fn config(name: &str) -> anyhow::Result<ModelConfig> {
         "qwen2.5-1.5b" => (Architecture::Qwen2, [1536, 28, 12, 2, 8960, 151_936], 1e6, 32_768),
         "qwen2.5-7b" => (Architecture::Qwen2, [3584, 28, 28, 4, 18_944, 152_064], 1e6, 32_768),
         "llama-3.2-3b" => (Architecture::Llama, [3072, 28, 24, 8, 8192, 128_256], 5e5, 131_072),
+        "mini-0.3m" => (Architecture::Llama, [96, 3, 4, 4, 384, 160], 1e4, 4096),
+        "mini-10m" => (Architecture::Llama, [384, 6, 6, 6, 1024, 512], 1e4, 4096),
         _ => {
             return Err(Failure::new(Exit::Usage, format!("`{name}` is not a shape"))
-                .hint(
-                    "expected `mini-0.3m`, `mini-10m`, `smollm2-135m`, `qwen2.5-0.5b`, `qwen2.5-1.5b`, `qwen2.5-7b` or `llama-3.2-3b`",
-                )
+                .hint(format!("expected one of `{}`", NAMES.join("`, `")))
                 .into());
         }
     };
@@ -99,9 +102,7 @@ mod tests {
 
     #[test]
     fn every_shape_makes_sense() {
-        for name in
-            ["mini-0.3m", "mini-10m", "smollm2-135m", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b", "llama-3.2-3b"]
-        {
+        for name in NAMES {
             config(name).unwrap().check().unwrap();
         }
         assert!(config("gpt-5").unwrap_err().to_string().contains("`gpt-5` is not a shape"));

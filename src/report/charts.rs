@@ -210,7 +210,11 @@ pub fn histograms(name: &str, title: &str, axis: &str, bins: &[String], series: 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Curve {
     pub label: String,
+    /// Which of a few hues; curves that belong together share one.
+    pub hue: usize,
     pub dashed: bool,
+    /// An interval around the curve: x, low, high. Empty without one.
+    pub band: Vec<(f64, f64, f64)>,
     /// By ascending x, which is not negative.
     pub points: Vec<(f64, f64)>,
 }
@@ -222,7 +226,13 @@ pub fn curves(name: &str, title: &str, x_axis: &str, y_axis: &str, curves: &[Cur
     let finite = |curve: &Curve| -> Vec<(f64, f64)> {
         curve.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
     };
-    let all: Vec<(f64, f64)> = curves.iter().flat_map(finite).collect();
+    let bands = |curve: &Curve| -> Vec<(f64, f64, f64)> {
+        let whole = |(x, low, high): &(f64, f64, f64)| x.is_finite() && low.is_finite() && high.is_finite();
+        curve.band.iter().copied().filter(whole).collect()
+    };
+    let edges =
+        |curve: &Curve| bands(curve).into_iter().flat_map(|(x, low, high)| [(x, low), (x, high)]).collect::<Vec<_>>();
+    let all: Vec<(f64, f64)> = curves.iter().flat_map(|curve| [finite(curve), edges(curve)].concat()).collect();
     let widest = all.iter().map(|point| point.0).fold(1e-9, f64::max);
     let (low, high) = all.iter().fold((f64::MAX, f64::MIN), |(low, high), point| (low.min(point.1), high.max(point.1)));
     let (low, high) = if all.is_empty() { (0.0, 1.0) } else { (low, high.max(low + 1e-6)) };
@@ -238,15 +248,19 @@ pub fn curves(name: &str, title: &str, x_axis: &str, y_axis: &str, curves: &[Cur
     text(&mut body, LEFT, base + 12.0, "soft small", "0");
     text(&mut body, WIDTH, base + 12.0, "soft small end", &format!("{} {x_axis}", compact(widest as u64)));
     let mut legend = base + 28.0;
-    for (index, curve) in curves.iter().enumerate() {
+    for curve in curves {
         let points = finite(curve);
+        let band = bands(curve);
+        let hue = HUES[curve.hue % HUES.len()];
+        if band.len() > 1 {
+            let above = band.iter().map(|&(x, _, high)| format!("{:.1} {:.1}", x_of(x), y_of(high)));
+            let below = band.iter().rev().map(|&(x, low, _)| format!("{:.1} {:.1}", x_of(x), y_of(low)));
+            let outline = above.chain(below).collect::<Vec<_>>().join("L");
+            let _ = write!(body, "<path fill=\"{hue}\" fill-opacity=\"0.15\" d=\"M{outline}Z\"/>");
+        }
         let path: Vec<String> = points.iter().map(|&(x, y)| format!("{:.1} {:.1}", x_of(x), y_of(y))).collect();
         // Told apart by hue and by dashes, and named below in the same order as in words.
-        let look = format!(
-            "stroke=\"{}\"{}",
-            HUES[index / 2 % HUES.len()],
-            if curve.dashed { " stroke-dasharray=\"4 3\"" } else { "" }
-        );
+        let look = format!("stroke=\"{hue}\"{}", if curve.dashed { " stroke-dasharray=\"4 3\"" } else { "" });
         if !path.is_empty() {
             let _ = write!(body, "<path fill=\"none\" stroke-width=\"1.5\" {look} d=\"M{}\"/>", path.join("L"));
         }
@@ -255,7 +269,8 @@ pub fn curves(name: &str, title: &str, x_axis: &str, y_axis: &str, curves: &[Cur
         let _ = write!(body, "<path fill=\"none\" stroke-width=\"1.5\" {look} d=\"M{LEFT} {:.1}h22\"/>", legend - 4.0);
         text(&mut body, LEFT + 28.0, legend, "", &shortened(&curve.label, 34));
         text(&mut body, WIDTH, legend, "end", &format!("{first} → {last}"));
-        words.push(format!("{}: from {first} to {last}", curve.label));
+        let interval = band.last().map_or(String::new(), |(_, low, high)| format!(" ({low:.3} to {high:.3})"));
+        words.push(format!("{}: from {first} to {last}{interval}", curve.label));
         legend += 15.0;
     }
     chart(name, title, words, legend, body)
@@ -339,7 +354,13 @@ mod tests {
                 "t",
                 "tokens",
                 "loss",
-                &[Curve { label: "a".into(), dashed: true, points: vec![(0.0, f64::NAN), (1.0, 2.0)] }],
+                &[Curve {
+                    label: "a".into(),
+                    hue: 0,
+                    dashed: true,
+                    band: vec![(0.0, f64::NAN, 1.0)],
+                    points: vec![(0.0, f64::NAN), (1.0, 2.0)],
+                }],
             ),
             matrix("b", "t", &[], &[]),
             histograms("c", "t", "tokens", &[], &[]),

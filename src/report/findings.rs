@@ -4,6 +4,7 @@
 //! from the corpora; a run without corpora shows documents of local shards.
 
 use super::labeled::{LabeledRows, label_columns, numbers};
+use super::reinforcement::{self, ReinforcedFindings};
 use super::samples::{Candidate, Picker, Quoter, Sample, SampleGroup, excerpt};
 use super::source;
 use super::summary::manifests;
@@ -33,6 +34,8 @@ pub struct Findings {
     pub curated: Vec<CuratedFindings>,
     /// One per stage that trained to its end.
     pub trained: Vec<TrainedFindings>,
+    /// One per stage that trained by reinforcement to its end.
+    pub reinforced: Vec<ReinforcedFindings>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -74,7 +77,12 @@ pub struct LengthBin {
 
 impl Findings {
     pub fn new(plan: &Plan, dir: &RunDir) -> anyhow::Result<Self> {
-        let mut findings = Self { judged: Vec::new(), curated: Vec::new(), trained: training::of_run(plan, dir)? };
+        let mut findings = Self {
+            judged: Vec::new(),
+            curated: Vec::new(),
+            trained: training::of_run(plan, dir)?,
+            reinforced: reinforcement::of_run(plan, dir)?,
+        };
         for (index, stage) in plan.stages.iter().enumerate() {
             let sampled_elsewhere = || {
                 let mut others = plan.stages.iter();

@@ -7,6 +7,7 @@ pub mod findings;
 mod labeled;
 pub mod page;
 mod pictures;
+pub mod reinforcement;
 pub mod samples;
 pub mod source;
 pub mod summary;

@@ -5,7 +5,8 @@
 
 use super::charts::{self, Bar, Chart};
 use super::findings::Findings;
-use super::pictures::{CuratedView, JudgedView, RunView, by_behavior, percent};
+use super::pictures::{CuratedView, JudgedView, ReinforcedView, RunView, by_behavior, percent};
+use super::reinforcement::{self, ReinforcedFindings};
 use super::samples::SampleGroup;
 use super::summary::RunSummary;
 use super::training::{self, TrainedFindings};
@@ -107,6 +108,9 @@ impl Report {
                     (one, chart)
                 })
                 .collect(),
+            reinforced: (run.findings.reinforced.iter())
+                .map(|one| ReinforcedView::new(one, &|picture| name(&one.stage, picture)))
+                .collect(),
         }
     }
 
@@ -139,7 +143,25 @@ impl Report {
             comparison.push(by_behavior("compared-corpora", title, curated));
         }
         comparison.extend(self.training(views));
+        comparison.extend(self.reinforcement(views));
         comparison
+    }
+
+    /// Success and each behavior over the steps of all reinforcement stages.
+    fn reinforcement(&self, views: &[RunView]) -> Vec<Chart> {
+        let stages: Vec<(String, &ReinforcedFindings)> = (views.iter())
+            .flat_map(|view| view.run.findings.reinforced.iter().map(move |one| (self.variant(view, &one.arms), one)))
+            .collect();
+        if stages.len() < 2 {
+            return Vec::new();
+        }
+        let title = "Held-out puzzles solved at one try (pass@1), with 95 % intervals over puzzles";
+        let mut charts = vec![reinforcement::success("compared-success", title, &stages)];
+        charts.extend(
+            Behavior::ALL
+                .map(|behavior| reinforcement::behavior(&format!("compared-{}", behavior.name()), behavior, &stages)),
+        );
+        charts
     }
 
     /// The losses of all training stages in one picture.
@@ -209,6 +231,16 @@ impl Report {
                     losses => inline(chart),
                 }
             });
+            let reinforced = view.reinforced.iter().map(|one| {
+                context! {
+                    variant => self.variant(view, &one.found.arms),
+                    found => Serde(one.found),
+                    success => inline(&one.success),
+                    behaviors => inline(&one.behaviors),
+                    shares => inline(&one.shares),
+                    nats => inline(&one.nats),
+                }
+            });
             context! {
                 label => view.label.clone(),
                 folder => view.run.folder.clone(),
@@ -217,6 +249,7 @@ impl Report {
                 judged => judged.collect::<Vec<_>>(),
                 curated => curated.collect::<Vec<_>>(),
                 trained => trained.collect::<Vec<_>>(),
+                reinforced => reinforced.collect::<Vec<_>>(),
                 rows => Serde(accounts(&view.run.summary)),
             }
         });
@@ -233,6 +266,8 @@ impl Report {
             has_judged => views.iter().any(|view| !view.judged.is_empty()),
             has_corpora => views.iter().any(|view| !view.curated.is_empty()),
             has_trained => views.iter().any(|view| !view.trained.is_empty()),
+            has_reinforced => views.iter().any(|view| !view.reinforced.is_empty()),
+            published => Serde(reinforcement::PUBLISHED),
             judges_differ => views.iter().map(|view| view.judged.len()).sum::<usize>() > 1,
             settings => Serde(self.settings(views)),
         });

@@ -3,6 +3,7 @@
 use super::charts::{self, Bar, Cell, Chart, Group, Series};
 use super::findings::{CuratedFindings, INSTANCE_BINS, JudgedFindings};
 use super::page::ReportedRun;
+use super::reinforcement::{self, ReinforcedFindings};
 use super::summary::{Curated, Judged};
 use super::training::TrainedFindings;
 use crate::behavior::Behavior;
@@ -25,13 +26,44 @@ pub(super) struct RunView<'r> {
     pub(super) judged: Vec<JudgedView<'r>>,
     pub(super) curated: Vec<CuratedView<'r>>,
     pub(super) trained: Vec<(&'r TrainedFindings, Chart)>,
+    pub(super) reinforced: Vec<ReinforcedView<'r>>,
 }
 
 impl RunView<'_> {
     pub(super) fn charts(&self) -> impl Iterator<Item = &Chart> {
         let judged = self.judged.iter().flat_map(|one| [&one.rates, &one.together, &one.instances]);
         let curated = self.curated.iter().flat_map(|one| [&one.shares, &one.lengths]);
-        judged.chain(curated).chain(self.trained.iter().map(|(_, chart)| chart))
+        let reinforced = self.reinforced.iter().flat_map(|one| [&one.success, &one.behaviors, &one.shares, &one.nats]);
+        judged.chain(curated).chain(self.trained.iter().map(|(_, chart)| chart)).chain(reinforced)
+    }
+}
+
+pub(super) struct ReinforcedView<'r> {
+    pub(super) found: &'r ReinforcedFindings,
+    pub(super) success: Chart,
+    pub(super) behaviors: Chart,
+    pub(super) shares: Chart,
+    pub(super) nats: Chart,
+}
+
+impl<'r> ReinforcedView<'r> {
+    pub(super) fn new(found: &'r ReinforcedFindings, name: &dyn Fn(&str) -> String) -> Self {
+        let title = "Held-out puzzles solved at one try (pass@1)";
+        let health = |picture: &str, title: &str, unit: &str, figures: &[reinforcement::Figure]| {
+            reinforcement::health(&name(picture), title, unit, found, figures)
+        };
+        Self {
+            found,
+            success: reinforcement::success(&name("success"), title, &[("pass@1".to_owned(), found)]),
+            behaviors: reinforcement::behaviors(&name("behaviors"), found),
+            shares: health(
+                "reward",
+                "Reward, truncation and clipping in training",
+                "share, reward",
+                &reinforcement::SHARES,
+            ),
+            nats: health("entropy", "Entropy and divergence in training", "nats per token", &reinforcement::NATS),
+        }
     }
 }
 

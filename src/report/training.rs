@@ -92,10 +92,12 @@ fn thinned(points: &[Point]) -> Vec<Point> {
 /// One picture of several stages' curves. `variants` are what each stage is called.
 pub(super) fn chart(name: &str, title: &str, stages: &[(String, &TrainedFindings)]) -> Chart {
     let mut all = Vec::new();
-    for (variant, findings) in stages {
+    for (hue, (variant, findings)) in stages.iter().enumerate() {
         let curve = |label: String, points: &[Point], dashed| Curve {
             label,
+            hue,
             dashed,
+            band: Vec::new(),
             points: points.iter().map(|point| (point.tokens as f64, point.loss)).collect(),
         };
         let named = |what: &str| if variant.is_empty() { what.to_owned() } else { format!("{variant}, {what}") };

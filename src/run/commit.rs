@@ -375,7 +375,24 @@ fn start_time(pid: u32) -> Option<u64> {
 
 #[expect(clippy::disallowed_methods, reason = "this module is what the ban points to")]
 fn rename(from: &Path, to: &Path) -> Result<()> {
-    std::fs::rename(from, to).map_err(|error| write_failure(to, &error))
+    let moved = identity(from);
+    match std::fs::rename(from, to) {
+        // A network file system may repeat a request that it has already done: then the file has its new name.
+        Err(error) if error.kind() == ErrorKind::NotFound && moved.is_some() && identity(to) == moved => Ok(()),
+        result => result.map_err(|error| write_failure(to, &error)),
+    }
+}
+
+/// Device and inode: what a file keeps when it is renamed.
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Path) -> Option<(u64, u64)> {
+    None
 }
 
 fn create_in_place(path: &Path, bytes: &[u8]) -> Result<Created> {

@@ -5,9 +5,10 @@ use crate::behavior::counting_judge::{CountingJudge, CountingSpec};
 use crate::behavior::cue::{CueJudge, Lexicon};
 use crate::behavior::judge::Judge;
 use crate::behavior::lm_judge::{EMBEDDED_THRESHOLDS, LmJudge, LmJudgeSpec};
+use crate::cli::Device;
 use crate::config::{self, Classify, EndpointJudgeConfig, LmConfig, LmMode, Thresholds};
 use crate::data::hub::{Hub, Notice, Stop};
-use crate::endpoint::{EndpointJudge, EndpointJudgeSpec, EndpointSpec};
+use crate::endpoint::{EndpointGenerator, EndpointJudge, EndpointJudgeSpec, EndpointSpec};
 use crate::error::{Exit, Failure};
 use crate::generation::{LocalGenerator, LocalSpec};
 use crate::lm::{BatchLimits, Checkpoint, WeightStorage};
@@ -16,37 +17,35 @@ use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub) -> anyhow::Result<Box<dyn Judge>> {
+pub(super) fn make(classify: &Classify, plan: &Plan, hub: &Hub, device: Device) -> anyhow::Result<Box<dyn Judge>> {
     if let Some(lm) = &classify.lm {
-        return lm_judge(lm, model_path(&lm.model, plan, hub)?);
+        return lm_judge(lm, model_path(&lm.model, plan, hub)?, device);
     }
     if let Some(endpoint) = &classify.endpoint {
         let notice: Notice = Arc::new({
             let hub = hub.clone();
             move |message: &str| hub.notice(message)
         });
-        return Ok(Box::new(EndpointJudge::connect(&endpoint_spec(endpoint)?, &notice, hub.stop())?));
+        return endpoint_judge(endpoint, &notice, hub.stop());
     }
     let lexicon = classify.cue.as_ref().and_then(|cue| cue.lexicon.as_deref());
     Ok(Box::new(CueJudge::new(&read_lexicon(lexicon)?)))
 }
 
 /// The judge of a table `[classify.lm]`, whose model lies at `model`.
-fn lm_judge(lm: &LmConfig, model: PathBuf) -> anyhow::Result<Box<dyn Judge>> {
+fn lm_judge(lm: &LmConfig, model: PathBuf, device: Device) -> anyhow::Result<Box<dyn Judge>> {
     let folder = lm.prompts.as_deref().map(Path::new);
     if lm.mode == LmMode::Generate {
-        let defaults = CountingSpec::default();
-        let mut spec = CountingSpec {
-            window_tokens: lm.window_tokens,
-            max_windows: lm.max_windows,
-            max_reply_tokens: lm.max_reply_tokens.unwrap_or(defaults.max_reply_tokens),
-            temperature: lm.temperature.unwrap_or(defaults.temperature),
-            samples: lm.samples.unwrap_or(defaults.samples),
-            ..defaults
-        };
-        if let Some(folder) = folder {
-            read_prompts(&mut spec.template, &mut spec.questions, folder, ["count", "count_"])?;
+        if device == Device::Cuda {
+            return Err(Failure::new(Exit::Usage, "a judge in `mode = \"generate\"` runs on the CPU only")
+                .hint("use `--device cpu`, or `mode = \"score\"`")
+                .into());
         }
+        let spec = counting_spec(
+            folder,
+            (lm.window_tokens, lm.max_windows),
+            (lm.max_reply_tokens, lm.temperature, lm.samples),
+        )?;
         let limits = BatchLimits { prompt_tokens: lm.batch_tokens, ..BatchLimits::default() };
         let generator = LocalGenerator::load(&LocalSpec { precision: lm.precision, limits, ..LocalSpec::new(model) })?;
         return Ok(Box::new(CountingJudge::new(Box::new(generator), spec)?));
@@ -66,12 +65,47 @@ fn lm_judge(lm: &LmConfig, model: PathBuf) -> anyhow::Result<Box<dyn Judge>> {
             config::Weights::Widened => WeightStorage::Widened,
             config::Weights::Kept => WeightStorage::Kept,
         },
+        device: device.open()?,
         ..LmJudgeSpec::new(model)
     };
     if let Some(folder) = folder {
         read_prompts(&mut spec.template, &mut spec.questions, folder, ["document", ""])?;
     }
     Ok(Box::new(LmJudge::of(&checkpoint, &spec)?))
+}
+
+/// What a judge in generate mode is asked, from the keys that `[classify.lm]` and `[classify.endpoint]` have in common.
+fn counting_spec(
+    prompts: Option<&Path>,
+    (window_tokens, max_windows): (usize, usize),
+    (max_reply_tokens, temperature, samples): (Option<usize>, Option<f32>, Option<u32>),
+) -> anyhow::Result<CountingSpec> {
+    let defaults = CountingSpec::default();
+    let mut spec = CountingSpec {
+        window_tokens,
+        max_windows,
+        max_reply_tokens: max_reply_tokens.unwrap_or(defaults.max_reply_tokens),
+        temperature: temperature.unwrap_or(defaults.temperature),
+        samples: samples.unwrap_or(defaults.samples),
+        ..defaults
+    };
+    if let Some(folder) = prompts {
+        read_prompts(&mut spec.template, &mut spec.questions, folder, ["count", "count_"])?;
+    }
+    Ok(spec)
+}
+
+/// The judge of a table `[classify.endpoint]`, its server reached.
+fn endpoint_judge(config: &EndpointJudgeConfig, notice: &Notice, stop: &Stop) -> anyhow::Result<Box<dyn Judge>> {
+    if config.mode == LmMode::Score {
+        return Ok(Box::new(EndpointJudge::connect(&endpoint_spec(config)?, notice, stop)?));
+    }
+    let replies = (config.max_reply_tokens, config.temperature, config.samples);
+    let folder = config.prompts.as_deref().map(Path::new);
+    let spec = counting_spec(folder, (config.window_tokens, config.max_windows), replies)?;
+    let generator = EndpointGenerator::connect(&EndpointSpec::from(&config.connection()), notice, stop)?;
+    generator.probe()?;
+    Ok(Box::new(CountingJudge::new(Box::new(generator), spec)?))
 }
 
 fn endpoint_spec(config: &EndpointJudgeConfig) -> anyhow::Result<EndpointJudgeSpec> {
@@ -89,21 +123,20 @@ fn endpoint_spec(config: &EndpointJudgeConfig) -> anyhow::Result<EndpointJudgeSp
 }
 
 /// The judge of a specification on the command line: `cue`, `cue:LEXICON`, or `lm:MODEL` and `endpoint:URL` with options
-/// after commas. `notice` is told what an endpoint can do.
-pub fn from_spec(spec: &str, notice: &Notice) -> anyhow::Result<Box<dyn Judge>> {
+/// after commas. A language model runs on `device`; `notice` is told what an endpoint can do.
+pub fn from_spec(spec: &str, device: Device, notice: &Notice) -> anyhow::Result<Box<dyn Judge>> {
     match spec.split_once(':') {
         None if spec == "cue" => Ok(Box::new(CueJudge::new(&read_lexicon(None)?))),
         Some(("cue", lexicon)) => Ok(Box::new(CueJudge::new(&read_lexicon(Some(lexicon))?))),
         Some(("lm", lm)) if !lm.is_empty() => {
             let config: LmConfig = parse_options("lm", "model", lm)?;
-            if let Some((key, expectation)) = config.fault() {
-                return Err(Failure::new(Exit::Usage, format!("the option `{key}` of `lm:`: {expectation}")).into());
-            }
-            lm_judge(&config, PathBuf::from(&config.model))
+            check_options("lm", config.fault())?;
+            lm_judge(&config, PathBuf::from(&config.model), device)
         }
         Some(("endpoint", endpoint)) if !endpoint.is_empty() => {
-            let spec = endpoint_spec(&parse_options("endpoint", "url", endpoint)?)?;
-            Ok(Box::new(EndpointJudge::connect(&spec, notice, &Stop::default())?))
+            let config: EndpointJudgeConfig = parse_options("endpoint", "url", endpoint)?;
+            check_options("endpoint", config.fault())?;
+            endpoint_judge(&config, notice, &Stop::default())
         }
         _ => Err(Failure::new(Exit::Usage, format!("`{spec}` is not a judge"))
             .hint("expected `cue`, `cue:LEXICON`, `lm:MODEL[,mode=generate,…]` (a folder or `.gguf` file) or `endpoint:URL[,model=ID,…]`")
@@ -137,6 +170,15 @@ fn parse_options<T: serde::de::DeserializeOwned>(kind: &str, first: &str, text: 
     table.try_into().map_err(|error: toml::de::Error| {
         Failure::new(Exit::Usage, format!("the options of `{kind}:`: {}", error.message().trim())).into()
     })
+}
+
+fn check_options(kind: &str, fault: Option<(&str, &str)>) -> anyhow::Result<()> {
+    match fault {
+        Some((key, expected)) => {
+            Err(Failure::new(Exit::Usage, format!("the option `{key}` of `{kind}:`: {expected}")).into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn read_lexicon(path: Option<&str>) -> anyhow::Result<Lexicon> {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use arrow::array::AsArray;
-use arrow::datatypes::Float32Type;
+use arrow::datatypes::{Float32Type, Int32Type};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::chat_server::ChatServer;
 use crate::model_server::{Constraints, Fault, Manners, ModelServer, Shape};
 use crate::program::{Ended, Workplace};
 
@@ -283,6 +285,16 @@ fn recipes_hold_no_secret() {
     check("localhost:1", "", "expected an address such as");
     check("http://localhost:1", "deadline-seconds = 0\n", "expected seconds from 1 to 86,400");
     check("http://localhost:1", "top-logprobs = 1\n", "expected a number from 2");
+    check("http://localhost:1", "samples = 1\n", "`classify.endpoint.samples`: belongs to `mode = \"generate\"`");
+    let generate = |more: &str| format!("mode = \"generate\"\n{more}\n");
+    check("http://localhost:1", &generate("top-logprobs = 5"), "`classify.endpoint.top-logprobs`: belongs to");
+    check(
+        "http://localhost:1",
+        &generate("thresholds.verification = 0.4"),
+        "`classify.endpoint.thresholds`: belongs to",
+    );
+    check("http://localhost:1", &generate("tokenizer = \"t\""), "`classify.endpoint.tokenizer`: belongs to");
+    check("http://localhost:1", &generate("samples = 2"), "more than one sample needs a `temperature` above 0");
     check("http://localhost:1", "\n[classify.cue]\n", "expected one judge");
     let ended =
         Workplace::with("", &[]).call(&["evaluate", "--labels", "/dev/null", "--judge", "endpoint:http://a:s3cret@b"]);
@@ -301,7 +313,12 @@ fn the_plan_knows_what_changes_labels() {
     {
         assert_eq!(plan(url, more), base, "{url} {more}");
     }
+    let generate = "mode = \"generate\"\n";
+    for more in ["temperature = 0.5\n", "max-reply-tokens = 9\n", "temperature = 0.5\nsamples = 3\n"] {
+        assert_ne!(plan("http://a:1", &format!("{generate}{more}")), plan("http://a:1", generate), "{more}");
+    }
     for more in [
+        generate,
         "model = \"m\"\n",
         "api = \"chat\"\n",
         "window-tokens = 512\n",
@@ -311,4 +328,60 @@ fn the_plan_knows_what_changes_labels() {
     ] {
         assert_ne!(plan("http://a:1", more), base, "{more}");
     }
+}
+
+/// What a model writes that is asked to count: as many checks as the document has, and no number for one document.
+fn counted(prompt: &str, _: u64) -> String {
+    let verification = prompt.contains(include_str!("../../assets/prompts/count_verification.txt").trim());
+    match prompt.matches("I check.").count() {
+        _ if prompt.starts_with("Answer with this") => "<count>3</count>".into(),
+        _ if prompt.contains("Document 6:") => "There may be some.".into(),
+        checks if verification => format!("Here and there. <count>{checks}</count>"),
+        _ => "None. <count>0</count>".into(),
+    }
+}
+
+#[test]
+fn a_model_that_writes_counts_is_a_judge() {
+    let server = ChatServer::start(counted);
+    let line = |i: usize| serde_json::json!({"text": format!("Document {i}:{}", " I check.".repeat(i))}).to_string();
+    let documents = (0..8).map(line).collect::<Vec<_>>().join("\n");
+    let recipe = recipe(&server.url, "mode = \"generate\"\nmax-reply-tokens = 50\n");
+    let workplace = Workplace::with(&recipe, &[("documents.jsonl", documents.into_bytes())]);
+    let ended = workplace.run("run", &[]).expect(0);
+    assert!(ended.stderr.contains("`writer` writes a count when asked to"), "{}", ended.stderr);
+    // The probe, four questions about each document, and again where no number came back.
+    assert_eq!(server.replies.load(Ordering::Relaxed), 1 + 4 * 8 + 4);
+    assert_eq!(workplace.counts("run", "classify"), [8, 7, 0, 1]);
+    workplace.verify("run");
+    let quarantine =
+        std::fs::read_dir(workplace.path("run/classify/quarantine")).unwrap().next().unwrap().unwrap().path();
+    let found = workplace.call(&["inspect", &quarantine.to_string_lossy(), "--row", "0"]).expect(0).stdout;
+    assert!(found.contains("verification: no count in the reply, twice (it ended by itself)"), "{found}");
+
+    let labels = std::fs::read_dir(workplace.path("run/classify/labels")).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::File::open(labels).unwrap();
+    let mut counts = Vec::new();
+    for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+        let batch = batch.unwrap();
+        let column = |name: &str| batch.column_by_name(name).unwrap().as_primitive::<Int32Type>().values().to_vec();
+        counts.extend(column("verification_count").into_iter().zip(column("backtracking_count")));
+    }
+    assert_eq!(counts, [0, 1, 2, 3, 4, 5, 7].map(|checks| (checks, 0)));
+
+    workplace.run("run", &[]).expect(0);
+    assert_eq!(server.replies.load(Ordering::Relaxed), 37, "a finished run asks nothing");
+
+    // On the command line the same judge, and what it could not judge is counted.
+    let gold = |i: usize| {
+        let text = format!("Document {i}: I check.");
+        serde_json::json!({"id": i.to_string(), "source": "made", "text": text, "verification": 1, "backtracking": 0,
+            "subgoal_setting": 0, "backward_chaining": 0})
+        .to_string()
+    };
+    workplace.put("labels.jsonl", (4..8).map(gold).collect::<Vec<_>>().join("\n").as_bytes());
+    let judge = format!("endpoint:{},mode=generate", server.url);
+    let call = ["evaluate", "--labels", "labels.jsonl", "--judge", &judge, "--json", "--resamples", "10"];
+    let found = workplace.call(&call).expect(0).json();
+    assert_eq!(found["unjudged"], 1);
 }

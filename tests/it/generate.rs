@@ -430,7 +430,7 @@ fn a_judge_of_the_command_line_takes_options() {
     let model = tiny("llama");
     let make = |options: &str| {
         let notice: Notice = Arc::new(|_: &str| {});
-        from_spec(&format!("lm:{}{options}", model.path().display()), &notice)
+        from_spec(&format!("lm:{}{options}", model.path().display()), four_habits::cli::Device::Cpu, &notice)
     };
     let refused = |options: &str| format!("{:#}", make(options).err().unwrap());
     let small = ",window-tokens=64";

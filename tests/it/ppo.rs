@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::program::Workplace;
 
 /// A model of some thousand parameters that has seen a few traces.
-const RECIPE: &str = r#"seed = 7
+pub const RECIPE: &str = r#"seed = 7
 
 [prime]
 conditions = ["direct"]
@@ -69,7 +69,7 @@ keep-last = 2
 keep-best = true
 "#;
 
-fn workplace(recipe: &str) -> Workplace {
+pub fn workplace(recipe: &str) -> Workplace {
     let query = b"use {numbers spaced} make {target} <think>\n".to_vec();
     Workplace::with(recipe, &[("query.txt", query)])
 }

@@ -206,3 +206,31 @@ fn what_is_no_run_is_refused_in_one_sentence() {
         "error: `nowhere` is not a run folder: it has no `plan.json`\nhint: `pipeline run RECIPE` makes one under `runs/`\n"
     );
 }
+
+/// Two arms of reinforcement on tiny models: curves, intervals, responses before and after, and the paper's numbers beside them.
+#[test]
+fn reinforcement_is_told_arm_by_arm() {
+    let recipe =
+        format!("{}\n[report]\n\n[arm.slow]\n\n[arm.fast.ppo.actor]\nlearning-rate = 5e-3\n", super::ppo::RECIPE);
+    let workplace = super::ppo::workplace(&recipe);
+    workplace.run("run", &[]).expect(0);
+    workplace.verify("run");
+    let summary = workplace.json("run/report/summary.json");
+    let found = summary["runs"][0]["findings"]["reinforced"].as_array().unwrap();
+    let arms: Vec<&str> = found.iter().map(|one| one["arms"][0].as_str().unwrap()).collect();
+    assert_eq!(arms, ["slow", "fast"]);
+    for one in found {
+        let steps: Vec<u64> =
+            one["looks"].as_array().unwrap().iter().map(|look| look["step"].as_u64().unwrap()).collect();
+        assert_eq!(steps, [0, 2, 4, 5]);
+        assert_eq!((one["steps"].as_u64(), one["learning"].as_array().unwrap().len()), (Some(5), 5));
+        for when in ["before", "after"] {
+            assert_eq!(one[when].as_array().unwrap().len(), 3, "{when}");
+        }
+        assert_eq!(one["before"][0]["numbers"], one["after"][0]["numbers"]);
+    }
+    let page = std::fs::read_to_string(workplace.path("run/report/report.html")).unwrap();
+    for part in ["Reinforcement learning", "compared-success-title", "fast-success-title", "35.2 % → 73.6 %"] {
+        assert!(page.contains(part), "{part}");
+    }
+}

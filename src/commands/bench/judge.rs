@@ -1,14 +1,15 @@
 //! `pipeline bench judge`: documents through the language-model judge, end to end, tokenisation included.
 
+use super::breakdown::{self, Share, breakdown};
 use super::process;
 use crate::behavior::judge::{Judge, Labels};
 use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
-use crate::cli::{self, BenchJudge};
-use crate::commands::{print, print_json, run::check_device};
+use crate::cli::BenchJudge;
+use crate::commands::{print, print_json};
 use crate::data::document::{ColumnMap, Wanted};
 use crate::data::shard::{Format, ShardReader};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Meter, Part, Precision, WeightStorage};
+use crate::lm::{Checkpoint, Meter, WeightStorage, precision_on};
 use anyhow::Context;
 use serde::Serialize;
 use std::fmt::Write;
@@ -49,34 +50,20 @@ struct Outcome {
     scores: Vec<[f32; 4]>,
 }
 
-/// One row of the breakdown. The rows' seconds add up to the wall-clock time.
-#[derive(Serialize)]
-struct Share {
-    /// `None` is what lies between the parts.
-    part: Option<Part>,
-    seconds: f64,
-    share: f64,
-    flops: f64,
-    share_of_peak: f64,
-}
-
 pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
-    check_device(args.device)?;
+    let device = args.device.open()?;
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("cannot start threads")?;
     }
     let texts = read_texts(args)?;
-    let precision = match args.precision {
-        cli::Precision::F32 => Precision::F32,
-        cli::Precision::Bf16 => Precision::Bf16,
-        cli::Precision::Int8 => Precision::Int8,
-    };
+    let precision = precision_on(&device, args.precision.into());
     let spec = LmJudgeSpec {
         window_tokens: args.max_doc_tokens as usize,
         max_windows: 1,
         batch_tokens: args.batch_tokens as usize,
         precision,
         weights: if args.kept { WeightStorage::Kept } else { WeightStorage::Widened },
+        device,
         ..LmJudgeSpec::new(args.model.clone().unwrap_or_default())
     };
 
@@ -98,18 +85,19 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
         seconds.push(started.elapsed().as_secs_f64());
     }
     let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
-    let peak = precision.peak();
+    let peak = judge.peak_flops(precision)?;
 
     let total: f64 = seconds.iter().sum();
     let rate = |count: u64| (count * args.repeat) as f64 / total;
     let document_tokens = labels.iter().map(|labels| labels.tokens_read).sum();
     let plain_prompt_tokens = labels.iter().map(|labels| judge.plain_prompt_tokens(labels)).sum();
     let threads = rayon::current_num_threads();
-    let flops: f64 = Part::ALL.iter().map(|part| meter.read(*part).1).sum();
+    let breakdown = breakdown(&meter, total, peak);
+    let flops = breakdown::flops(&breakdown);
     let outcome = Outcome {
         engine: "four-habits",
         model: checkpoint.name(),
-        device: "cpu",
+        device: if spec.device.is_cuda() { "cuda" } else { "cpu" },
         precision: precision.name(),
         threads,
         documents: texts.len(),
@@ -127,7 +115,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
         peak_flops_per_second: peak,
         share_of_peak: flops / total / peak,
         share_of_peak_by_cpu_seconds: cpu_seconds.map(|seconds| flops / seconds / (peak / threads as f64)),
-        breakdown: breakdown(&meter, total, peak),
+        breakdown,
         scores: labels.iter().map(|labels| labels.marks.map(|mark| mark.score)).collect(),
         seconds,
     };
@@ -175,38 +163,6 @@ fn judge_all(judge: &mut LmJudge, texts: &[String]) -> anyhow::Result<Vec<Labels
     Ok(labels)
 }
 
-fn breakdown(meter: &Meter, total: f64, peak: f64) -> Vec<Share> {
-    let share = |part, seconds: f64, flops: f64| {
-        let share_of_peak = if seconds > 0.0 { flops / seconds / peak } else { 0.0 };
-        Share { part, seconds, share: seconds / total, flops, share_of_peak }
-    };
-    let mut shares: Vec<Share> = Part::ALL
-        .iter()
-        .map(|part| {
-            let (seconds, flops) = meter.read(*part);
-            share(Some(*part), seconds, flops)
-        })
-        .collect();
-    let known: f64 = shares.iter().map(|share| share.seconds).sum();
-    shares.push(share(None, total - known, 0.0));
-    shares
-}
-
-impl Part {
-    fn name(self) -> &'static str {
-        match self {
-            Part::Tokenise => "tokenise",
-            Part::Embed => "embed",
-            Part::Widen => "widen",
-            Part::Norm => "norm",
-            Part::Qkv => "qkv",
-            Part::Attention => "attention",
-            Part::OutputMlp => "output + MLP",
-            Part::Head => "head",
-        }
-    }
-}
-
 impl Outcome {
     fn table(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
@@ -224,7 +180,10 @@ impl Outcome {
             line("processor seconds", format!("{seconds:.2}"))?;
         }
         let (rate, peak) = (self.flops_per_second / 1e9, self.peak_flops_per_second / 1e9);
-        line("GFLOP/s", format!("{rate:.0}, {:.0} % of the kernel's {peak:.0}", 100.0 * self.share_of_peak))?;
+        line(
+            "GFLOP/s",
+            format!("{rate:.0}, {:.0} % of the {peak:.0} that products reach", 100.0 * self.share_of_peak),
+        )?;
         if let Some(share) = self.share_of_peak_by_cpu_seconds {
             line("by processor time", format!("{:.0} %", 100.0 * share))?;
         }
@@ -232,18 +191,7 @@ impl Outcome {
             line("peak memory", format!("{} MiB", bytes >> 20))?;
         }
         line("model loaded in", format!("{:.2} s", self.load_seconds))?;
-        writeln!(out, "\n{:14}{:>9}{:>9}{:>9}{:>13}", "part", "seconds", "share", "GFLOP", "of the peak")?;
-        let mut row = |name: &str, seconds: f64, share: f64, flops: f64, of_peak: f64| {
-            write!(out, "{name:14}{seconds:9.3}{:8.1}%", 100.0 * share)?;
-            match flops {
-                0.0 => writeln!(out),
-                _ => writeln!(out, "{:9.1}{:12.0}%", flops / 1e9, 100.0 * of_peak),
-            }
-        };
-        for Share { part, seconds, share, flops, share_of_peak } in &self.breakdown {
-            row(part.map_or("between", Part::name), *seconds, *share, *flops, *share_of_peak)?;
-        }
-        row("all", self.seconds.iter().sum(), 1.0, self.flops, self.share_of_peak)?;
+        breakdown::write(&mut out, &self.breakdown, self.seconds.iter().sum(), self.peak_flops_per_second)?;
         Ok(out)
     }
 }
