@@ -277,6 +277,8 @@ pub enum BenchWhat {
     Generate(BenchGenerate),
     /// Train by PPO with a critic and a reference: seconds per step, and which phase takes them
     Ppo(BenchPpo),
+    /// Train a language model on random tokens: tokens per second, memory against its estimate, and where the time goes
+    Train(BenchTrain),
 }
 
 #[derive(Debug, Args)]
@@ -377,6 +379,42 @@ pub struct BenchPpo {
     /// Measure so many steps, after one that does not count
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub repeat: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchTrain {
+    /// A Hugging Face folder or a `.gguf` file
+    #[arg(long, value_name = "PATH", required_unless_present = "shape", conflicts_with = "shape")]
+    pub model: Option<PathBuf>,
+    /// Random weights of this shape: mini-0.3m, mini-10m, smollm2-135m, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b, llama-3.2-3b
+    #[arg(long, value_name = "NAME")]
+    pub shape: Option<String>,
+    /// The numbers that matrix products multiply
+    #[arg(long, value_enum, default_value_t = TrainingPrecision::F32)]
+    pub precision: TrainingPrecision,
+    /// Compute activations again on the way back
+    #[arg(long)]
+    pub recompute: bool,
+    /// Sequences of a step
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=1 << 16))]
+    pub batch: u64,
+    /// Tokens of a sequence
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u64).range(2..=1 << 20))]
+    pub length: u64,
+    /// Measured steps; two more come before them
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub steps: u64,
+    /// Threads for parallel work [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub threads: Option<u64>,
+}
+
+/// In what training multiplies; master weights and sums are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TrainingPrecision {
+    F32,
+    /// Faster where the processor has AVX512_BF16
+    Bf16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

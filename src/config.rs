@@ -16,8 +16,8 @@ pub use lm::{LmConfig, LmMode, Weights};
 pub use load::{Recipe, load};
 pub use ppo::{Compat, Evaluation, EvaluationSplit, Kl, KlWhere, Learner, Ppo, Puzzles, RewardConfig, Truncated};
 pub use pretrain::{
-    BatchSize, Checkpoints, DataKind, Export, HeldOutLoss, LearningRate, LongCompletions, NewArchitecture, NewModel,
-    Optimizer, Pretrain, ScheduleShape, TrainingData, TrainingPrecision, WritingSamples,
+    Answerer, BatchSize, Checkpoints, DataKind, Export, HeldOutLoss, LearningRate, LongCompletions, NewArchitecture,
+    NewModel, Optimizer, Pretrain, ScheduleShape, TrainingData, TrainingPrecision, WritingSamples,
 };
 pub use sizes::ByteSize;
 

@@ -35,12 +35,12 @@ mod tokenizer;
 
 pub use cache::KvCache;
 pub use chat::{ChatTemplate, Message};
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, EMBEDDED};
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::Decoder;
 pub use generate::{BatchLimits, Endings, Finish, Generation, Request, Ungenerated};
 pub use layer::{Precision, WeightStorage};
-pub use meter::{Meter, Part};
+pub use meter::{Measured, Meter, Part};
 pub use packed::Packed;
 pub use parameters::{Parameter, Parameters};
 pub use sampler::{Draw, NotANumber, Sampler, SamplingRule};

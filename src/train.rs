@@ -8,6 +8,7 @@
 //! integers, the [`trainer`] goes through it, and a [`checkpoint`] is all that it needs to go on.
 
 pub mod adamw;
+pub mod arithmetic;
 mod attention;
 pub mod batch;
 pub mod checkpoint;

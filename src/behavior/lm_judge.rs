@@ -14,6 +14,7 @@ use crate::lm::{
 };
 use candle_core::Device;
 use rayon::prelude::*;
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// What can be chosen about an [`LmJudge`].
@@ -64,6 +65,13 @@ impl LmJudgeSpec {
     }
 }
 
+/// The longest window of the embedded model, in tokens: what its thresholds were fitted with.
+const EMBEDDED_WINDOW: usize = 190;
+
+/// From what probability on the embedded model's answers count, in the order of [`Behavior::ALL`]: what gave the best F1 on the
+/// half of the labeled documents that the cue judge was tuned on, none of which the model has seen.
+pub const EMBEDDED_THRESHOLDS: [f32; 4] = [0.1571, 0.1806, 0.1871, 0.0762];
+
 /// About how many tokens of an ordinary web page go through the model. A call gets a batch's worth of such documents: little
 /// is lost when a run is killed, and one that is asked to stop does so within seconds.
 const TOKENS_OF_A_DOCUMENT: usize = 800;
@@ -85,6 +93,78 @@ pub struct LmJudge {
     thresholds: [f32; 4],
 }
 
+/// What a language model learns from to become a judge: windows of texts with the judge's questions, each with its answer.
+pub struct Lessons<'a> {
+    tokenizer: &'a TextTokenizer,
+    prompt: Prompt,
+    window_tokens: usize,
+}
+
+/// A window of a text.
+pub struct Lesson<'a> {
+    /// Bytes of the text.
+    pub span: Range<usize>,
+    tokens: Vec<u32>,
+    prompt: &'a Prompt,
+}
+
+impl<'a> Lessons<'a> {
+    /// The embedded prompt in this tokenizer, around windows such that no lesson but its answer exceeds `context` tokens.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Exit::Usage`] if nothing is left for the document, or if no single token says yes or no.
+    pub fn new(tokenizer: &'a TextTokenizer, context: usize) -> anyhow::Result<Self> {
+        let spec = LmJudgeSpec::new("");
+        let prompt = Prompt::new(tokenizer, &spec.template, &spec.questions)?;
+        let around = prompt.before.len() + prompt.longest_question();
+        let window_tokens = context.saturating_sub(around);
+        if window_tokens < LEAST_WINDOW {
+            let message =
+                format!("the judge's prompt takes {around} of {context} tokens and leaves too little for texts");
+            return Err(Failure::new(Exit::Usage, message).hint("raise `pretrain.context`").into());
+        }
+        Ok(Self { tokenizer, prompt, window_tokens })
+    }
+
+    /// What a tokenizer has to spell well to be asked: the prompt, its questions and answers.
+    pub fn phrases() -> Vec<String> {
+        let spec = LmJudgeSpec::new("");
+        let template = spec.template.replacen("{document}", "", 1);
+        let asked =
+            |question: &String| ["yes", "no"].map(|answer| template.replacen("{question}", question, 1) + " " + answer);
+        spec.questions.iter().flat_map(asked).collect()
+    }
+
+    /// The windows of a text, as the judge reads them.
+    ///
+    /// # Errors
+    /// The tokenizer's failure.
+    pub fn of(&self, text: &str) -> anyhow::Result<Vec<Lesson<'_>>> {
+        let mut start = 0;
+        let windows = Windows::new(self.tokenizer, text, self.window_tokens);
+        windows
+            .map(|window| {
+                let window = window?;
+                let rest = &text[start..];
+                let length = rest.char_indices().nth(window.chars as usize).map_or(rest.len(), |(at, _)| at);
+                let span = start..start + length;
+                start = span.end;
+                Ok(Lesson { span, tokens: window.tokens, prompt: &self.prompt })
+            })
+            .collect()
+    }
+}
+
+impl Lesson<'_> {
+    /// Everything that the judge would be shown, and behind it the answer.
+    pub fn answered(&self, behavior: Behavior, yes: bool) -> Vec<u32> {
+        self.prompt.answered(&self.tokens, behavior, yes)
+    }
+}
+
+/// Tokens that a window of a lesson has at least.
+const LEAST_WINDOW: usize = 16;
+
 /// The tokens around a document.
 pub(crate) struct Prompt {
     pub(crate) before: Vec<u32>,
@@ -95,6 +175,8 @@ pub(crate) struct Prompt {
     /// The tokens that say yes, then those that say no.
     answers: Vec<u32>,
     yes_count: usize,
+    /// Of these, the no and the yes that go on as the prompt ends: with a blank before them, or behind one.
+    said: [u32; 2],
 }
 
 impl LmJudge {
@@ -111,8 +193,13 @@ impl LmJudge {
     pub fn of(checkpoint: &Checkpoint, spec: &LmJudgeSpec) -> anyhow::Result<Self> {
         let tokenizer = checkpoint.tokenizer()?;
         let prompt = Prompt::new(&tokenizer, &spec.template, &spec.questions)?;
-        let longest = prompt.before.len() + spec.window_tokens + prompt.longest_question();
+        let around = prompt.before.len() + prompt.longest_question();
         let context = checkpoint.config().max_positions;
+        let mut spec = spec.clone();
+        if checkpoint.is_embedded() {
+            spec.window_tokens = spec.window_tokens.min(EMBEDDED_WINDOW);
+        }
+        let (spec, longest) = (&spec, around + spec.window_tokens);
         if spec.window_tokens == 0 || longest > context {
             let message = format!(
                 "windows of {} tokens with the prompt around them make {longest}, the model's context is {context}",
@@ -330,6 +417,7 @@ impl Prompt {
             after: Default::default(),
             answers: single_tokens(tokenizer, &["yes", "Yes", "YES", " yes", " Yes", " YES"])?,
             yes_count: 0,
+            said: [0; 2],
         };
         for (behavior, question) in Behavior::ALL.into_iter().zip(questions) {
             let after = tokenizer.encode_markup(&format!("{between}{question}{tail}"))?;
@@ -342,7 +430,17 @@ impl Prompt {
         prompt.between = take_common_start(&mut prompt.after);
         prompt.yes_count = prompt.answers.len();
         prompt.answers.extend(single_tokens(tokenizer, &["no", "No", "NO", " no", " No", " NO"])?);
+        let blank = if tail.ends_with(char::is_whitespace) { "" } else { " " };
+        for (said, (word, first)) in prompt.said.iter_mut().zip([("no", prompt.yes_count), ("yes", 0)]) {
+            *said = tokenizer.single(&format!("{blank}{word}"))?.unwrap_or(prompt.answers[first]);
+        }
         Ok(prompt)
+    }
+
+    /// A window of a document with a question and its answer, the last token: what a judge learns from.
+    fn answered(&self, window: &[u32], behavior: Behavior, yes: bool) -> Vec<u32> {
+        let after = &self.after[behavior.index()];
+        [&self.before[..], window, &self.between, after, &[self.said[usize::from(yes)]]].concat()
     }
 
     /// Tokens that all four questions add to a window.

@@ -4,6 +4,7 @@ mod breakdown;
 mod generate;
 mod judge;
 mod ppo;
+mod train;
 
 use crate::cli::{self, Bench, BenchWhat};
 use crate::error::Exit;
@@ -12,6 +13,7 @@ use crate::lm::Precision;
 pub fn run(args: &Bench, json: bool) -> anyhow::Result<Exit> {
     match &args.what {
         BenchWhat::Judge(args) => judge::run(args, json),
+        BenchWhat::Train(args) => train::run(args, json),
         BenchWhat::Generate(args) => generate::run(args, json),
         BenchWhat::Ppo(args) => ppo::run(args, json),
     }
@@ -33,8 +35,17 @@ mod process {
 
     /// The most memory it has held so far, in bytes; `None` where the system does not say.
     pub(super) fn peak_memory() -> Option<u64> {
+        status("VmHWM:")
+    }
+
+    /// The memory it holds now.
+    pub(super) fn memory() -> Option<u64> {
+        status("VmRSS:")
+    }
+
+    fn status(key: &str) -> Option<u64> {
         let status = read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
         Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
     }
 

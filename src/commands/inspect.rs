@@ -6,6 +6,7 @@ mod layout;
 mod lookup;
 mod parquet;
 mod run;
+mod training;
 mod value;
 
 use crate::cli::Inspect;

@@ -38,7 +38,7 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
             if let Some((key, expectation)) = lm.fault() {
                 expect(false, &format!("classify.lm.{key}"), expectation)?;
             }
-            check_thresholds("classify.lm", &lm.thresholds, expect)?;
+            check_thresholds("classify.lm", &lm.thresholds.unwrap_or_default(), expect)?;
         }
         if let Some(endpoint) = endpoint {
             check_endpoint_judge(endpoint, expect)?;

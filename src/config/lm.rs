@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct LmConfig {
-    /// A Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`. Architectures: `llama`, `mistral`, `qwen2`, `qwen3`,
-    /// and in `score` mode from a folder `gemma3_text` and `phi3`.
+    /// A Hugging Face folder, a `.gguf` file, `hf://OWNER/REPO@REVISION`, or `embedded`: the small judge that is part of the program.
+    /// Architectures: `llama`, `mistral`, `qwen2`, `qwen3`, and in `score` mode from a folder `gemma3_text` and `phi3`.
     pub model: String,
     /// How the model is asked: `score` reads the document once, then four short questions, and takes the probability of the
     /// answer "yes" without decoding; `generate` lets it think in words and count, for each behavior anew, which takes tens to
@@ -24,6 +24,7 @@ pub struct LmConfig {
     /// `count_<behavior>.txt` each. Missing files fall back to the embedded ones.
     pub prompts: Option<String>,
     /// A longer document is cut into windows of this many tokens, on token boundaries; its score is the highest of its windows'.
+    /// Those of `embedded` have at most 190.
     /// In `generate` mode a token counts as four characters, windows end behind a blank, and counts are added up.
     #[serde(default = "LmConfig::default_window_tokens")]
     pub window_tokens: usize,
@@ -37,9 +38,8 @@ pub struct LmConfig {
     /// every batch (`kept`): slower, and in the memory of one layer. It does not change labels. `score` mode only.
     #[serde(default)]
     pub weights: Weights,
-    /// The probability from which a behavior counts as shown. `score` mode only.
-    #[serde(default)]
-    pub thresholds: Thresholds,
+    /// The probability from which a behavior counts as shown; if absent 0.5, or for `embedded` what was fitted to it. `score` mode only.
+    pub thresholds: Option<Thresholds>,
     /// Thoughts and count together have at most so many tokens. `generate` mode only; 1024 if absent.
     pub max_reply_tokens: Option<usize>,
     /// 0 takes the likeliest token, always; more makes replies vary. `generate` mode only; 0 if absent.
@@ -94,7 +94,7 @@ impl LmConfig {
                 range(read, "weights", "`kept` belongs to `mode = \"score\"`")
             })
             .or_else(|| {
-                let read = !generate || self.thresholds == Thresholds::default();
+                let read = !generate || self.thresholds.is_none();
                 range(read, "thresholds", "belongs to `mode = \"score\"`")
             })
             .or_else(|| counting_fault(self.mode, self.max_reply_tokens, self.temperature, self.samples))

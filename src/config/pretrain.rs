@@ -120,7 +120,7 @@ pub enum NewArchitecture {
     Qwen3,
 }
 
-/// One source of training data: text, or `query` and `completion`, of which the completion alone is learned.
+/// One source of training data: text; `query` and `completion`, of which the completion alone is learned; or a judge's questions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TrainingData {
@@ -129,6 +129,8 @@ pub struct TrainingData {
     pub source: String,
     /// What its rows are. If absent, stages know; of files, those with columns `query` and `completion` are completions.
     pub kind: Option<DataKind>,
+    /// For `kind = "questions"`: who answers them.
+    pub answers: Option<Answerer>,
     /// Its share of the training tokens, relative to the other sources' weights. Either all sources have one or none.
     pub weight: Option<f64>,
     /// At most so many tokens of it are used, documents drawn in seeded random order. Absent: all.
@@ -179,6 +181,21 @@ pub enum DataKind {
     Text,
     /// A query and its completion. The completion and the end behind it are learned, its first token included; the query is not.
     Completion,
+    /// Texts, cut into windows as long as the context allows, each with the questions that a language model is asked as judge: the
+    /// prompt of `classify.lm` in `score` mode, to the token. The answer alone is learned. `answers` says whose it is.
+    Questions,
+}
+
+/// Who answers the questions about a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answerer {
+    /// The cue judge with its embedded lexicon reads each window. A window in which it finds something is asked all four questions,
+    /// any other one of them, so that most answers are not "no".
+    Cue,
+    /// Labeled documents, a JSONL file as `pipeline evaluate` reads it. What a text does not show, none of its windows does; what
+    /// it shows, those windows do that hold the middle of a quote of its `evidence` (behavior to list of quotes), or its only window.
+    Labels,
 }
 
 /// What to do with completions longer than the context.
@@ -440,6 +457,17 @@ fn check_data(
             "expected a weight above 0",
         )?;
         expect(data.tokens != Some(0), &key(".tokens"), "expected at least 1")?;
+        let questions = data.kind == Some(DataKind::Questions);
+        expect(
+            questions == data.answers.is_some(),
+            &key(".answers"),
+            "expected with `kind = \"questions\"`, and only there: `cue` or `labels`",
+        )?;
+        expect(
+            data.answers != Some(Answerer::Labels) || data.stage().is_none(),
+            &key(".answers"),
+            "`labels` are in a JSONL file, not in a stage of this run",
+        )?;
         expect(
             (0.0..1.0).contains(&data.held_out_share),
             &key(".held-out-share"),

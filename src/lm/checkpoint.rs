@@ -2,7 +2,7 @@
 //! names that transformers gives them, with the shapes the configuration asks for.
 
 use super::config::ModelConfig;
-use super::folder::Folder;
+use super::folder::{EmbeddedFile, Folder};
 use super::gguf::Gguf;
 use super::shape;
 use super::tokenizer::TextTokenizer;
@@ -33,14 +33,32 @@ enum Source {
     Shape,
 }
 
+/// What names the model that is part of the program, where a path is expected: a judge of the four behaviors.
+pub const EMBEDDED: &str = "embedded";
+
+/// What the embedded model is called in labels.
+const EMBEDDED_NAME: &str = "four-habits-judge";
+
+/// The embedded model, as `pipelines/judge.toml` made it.
+const EMBEDDED_FILES: [EmbeddedFile; 5] = [
+    ("config.json", include_bytes!("../../assets/judge/config.json")),
+    ("generation_config.json", include_bytes!("../../assets/judge/generation_config.json")),
+    ("tokenizer.json", include_bytes!("../../assets/judge/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../assets/judge/tokenizer_config.json")),
+    ("model.safetensors", include_bytes!("../../assets/judge/model.safetensors")),
+];
+
 impl Checkpoint {
-    /// Opens a folder with `config.json` and safetensors, or a `.gguf` file.
+    /// Opens a folder with `config.json` and safetensors, a `.gguf` file, or [`EMBEDDED`].
     ///
     /// # Errors
-    /// A [`Failure`] with [`Exit::Usage`] for a path that is neither, and for headers that are cut short or make no sense.
+    /// A [`Failure`] with [`Exit::Usage`] for a path that is none of these, and for headers that are cut short or make no sense.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let (config, source) = if path.is_dir() {
-            let folder = Folder::open(path)?;
+        let (config, source) = if path == Path::new(EMBEDDED) || path.is_dir() {
+            let folder = match path.is_dir() {
+                true => Folder::open(path)?,
+                false => Folder::embedded(EMBEDDED, &EMBEDDED_FILES)?,
+            };
             let mut config = ModelConfig::from_json(&folder.read_text("config.json")?)?;
             if let Some(text) = folder.generation_config()? {
                 config.add_generation_config(&text)?;
@@ -66,12 +84,20 @@ impl Checkpoint {
         Ok(Self { path: PathBuf::from(shape), config: shape::config(shape)?, source: Source::Shape })
     }
 
+    /// Whether it is the model that is part of the program.
+    pub fn is_embedded(&self) -> bool {
+        matches!(&self.source, Source::Folder(folder) if folder.is_embedded())
+    }
+
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
     /// The folder's or the file's own name.
     pub fn name(&self) -> String {
+        if self.is_embedded() {
+            return EMBEDDED_NAME.to_owned();
+        }
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
     }
@@ -152,6 +178,13 @@ impl Checkpoint {
         };
         let mut hasher = blake3::Hasher::new();
         for file in files {
+            if let Source::Folder(folder) = &self.source
+                && let Some(bytes) = folder.embedded_file(&file)
+            {
+                hasher.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+                hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+                continue;
+            }
             let fail =
                 |error: std::io::Error| Failure::new(Exit::Usage, format!("cannot read `{}`: {error}", file.display()));
             let mut content = File::open(&file).map_err(fail)?;
@@ -173,7 +206,9 @@ impl TextTokenizer {
     /// # Errors
     /// A [`Failure`] with [`Exit::Usage`] for a path that is neither, and for files that make no sense.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        if path.is_dir() {
+        if path == Path::new(EMBEDDED) && !path.exists() {
+            Folder::embedded(EMBEDDED, &EMBEDDED_FILES)?.tokenizer()
+        } else if path.is_dir() {
             Folder::without_weights(path).tokenizer()
         } else if path.is_file() {
             Gguf::open(path)?.tokenizer()

@@ -1,5 +1,6 @@
-//! Where the time of judging goes, and how much arithmetic it is, when somebody asks.
+//! Where the time of judging or training goes, and how much arithmetic it is, when somebody asks.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(any(feature = "cuda", test))]
@@ -33,10 +34,42 @@ impl Part {
         [Part::Tokenise, Part::Embed, Part::Widen, Part::Norm, Part::Qkv, Part::Attention, Part::OutputMlp, Part::Head];
 }
 
-/// Adds up time and arithmetic per [`Part`]. One that is off costs a comparison for each part of each layer; its clones share
+/// What a [`Meter`] tells apart.
+pub trait Measured: Copy {
+    /// How many there are.
+    const COUNT: usize;
+
+    /// Below [`Measured::COUNT`].
+    fn index(self) -> usize;
+}
+
+impl Measured for Part {
+    const COUNT: usize = Self::ALL.len();
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Adds up time and arithmetic per part. One that is off costs a comparison for each part of each layer; its clones share
 /// what they measure.
-#[derive(Debug, Clone, Default)]
-pub struct Meter(Option<Arc<[Sum; Part::ALL.len()]>>);
+#[derive(Debug)]
+pub struct Meter<P = Part> {
+    sums: Option<Arc<[Sum]>>,
+    parts: PhantomData<P>,
+}
+
+impl<P> Clone for Meter<P> {
+    fn clone(&self) -> Self {
+        Self { sums: self.sums.clone(), parts: PhantomData }
+    }
+}
+
+impl<P> Default for Meter<P> {
+    fn default() -> Self {
+        Self { sums: None, parts: PhantomData }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Sum {
@@ -44,72 +77,72 @@ struct Sum {
     operations: AtomicU64,
 }
 
-impl Meter {
+impl<P: Measured> Meter<P> {
     /// A meter that measures; the default one does not.
     pub fn running() -> Self {
-        Self(Some(Arc::default()))
+        Self { sums: Some((0..P::COUNT).map(|_| Sum::default()).collect()), parts: PhantomData }
     }
 
     /// Times `work`, done on the calling thread or waited for by it.
-    pub fn time<T>(&self, part: Part, work: impl FnOnce() -> T) -> T {
-        let Some(sums) = &self.0 else { return work() };
+    pub fn time<T>(&self, part: P, work: impl FnOnce() -> T) -> T {
+        let Some(sums) = &self.sums else { return work() };
         let started = Instant::now();
         let done = work();
-        sums[part as usize].nanoseconds.fetch_add(nanoseconds(started), Ordering::Relaxed);
+        sums[part.index()].nanoseconds.fetch_add(nanoseconds(started), Ordering::Relaxed);
         done
     }
 
     /// Whether anybody asks.
     #[cfg(any(feature = "cuda", test))]
     pub(super) fn runs(&self) -> bool {
-        self.0.is_some()
+        self.sums.is_some()
     }
 
     /// Adds time that was measured elsewhere.
     #[cfg(any(feature = "cuda", test))]
-    pub(super) fn add(&self, part: Part, time: Duration) {
-        if let Some(sums) = &self.0 {
-            sums[part as usize].nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    pub(super) fn add(&self, part: P, time: Duration) {
+        if let Some(sums) = &self.sums {
+            sums[part.index()].nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
         }
     }
 
     /// For work that all threads of the pool share in while one of them times it as `whole`.
-    pub(super) fn within(&self, whole: Part) -> Within<'_> {
+    pub(super) fn within(&self, whole: P) -> Within<'_, P> {
         Within { meter: self, whole }
     }
 
     /// Counts floating-point operations, a multiplication and its addition being two.
-    pub(super) fn count(&self, part: Part, operations: impl FnOnce() -> u64) {
-        if let Some(sums) = &self.0 {
-            sums[part as usize].operations.fetch_add(operations(), Ordering::Relaxed);
+    pub(crate) fn count(&self, part: P, operations: impl FnOnce() -> u64) {
+        if let Some(sums) = &self.sums {
+            sums[part.index()].operations.fetch_add(operations(), Ordering::Relaxed);
         }
     }
 
     /// Seconds and floating-point operations of a part so far; zeros if the meter is off.
-    pub fn read(&self, part: Part) -> (f64, f64) {
-        let Some(sums) = &self.0 else { return (0.0, 0.0) };
-        let Sum { nanoseconds, operations } = &sums[part as usize];
+    pub fn read(&self, part: P) -> (f64, f64) {
+        let Some(sums) = &self.sums else { return (0.0, 0.0) };
+        let Sum { nanoseconds, operations } = &sums[part.index()];
         (nanoseconds.load(Ordering::Relaxed) as i64 as f64 / 1e9, operations.load(Ordering::Relaxed) as f64)
     }
 }
 
 /// A part of a [`Meter`] that other parts are taken out of.
 #[derive(Clone, Copy)]
-pub(super) struct Within<'a> {
-    meter: &'a Meter,
-    whole: Part,
+pub(super) struct Within<'a, P = Part> {
+    meter: &'a Meter<P>,
+    whole: P,
 }
 
-impl Within<'_> {
+impl<P: Measured> Within<'_, P> {
     /// Times `work`, done on one thread of the pool: it counts as `part` and not as the whole.
-    pub(super) fn time<T>(self, part: Part, work: impl FnOnce() -> T) -> T {
-        let Some(sums) = &self.meter.0 else { return work() };
+    pub(super) fn time<T>(self, part: P, work: impl FnOnce() -> T) -> T {
+        let Some(sums) = &self.meter.sums else { return work() };
         let started = Instant::now();
         let done = work();
         let share = nanoseconds(started) / rayon::current_num_threads() as u64;
-        sums[part as usize].nanoseconds.fetch_add(share, Ordering::Relaxed);
+        sums[part.index()].nanoseconds.fetch_add(share, Ordering::Relaxed);
         // Below zero for a moment; the caller's own time of the whole makes up for it.
-        sums[self.whole as usize].nanoseconds.fetch_sub(share, Ordering::Relaxed);
+        sums[self.whole.index()].nanoseconds.fetch_sub(share, Ordering::Relaxed);
         done
     }
 }
@@ -124,7 +157,7 @@ mod tests {
 
     #[test]
     fn parts_add_up_to_the_whole() {
-        let meter = Meter::running();
+        let meter = Meter::<Part>::running();
         let whole = Instant::now();
         let answer = meter.time(Part::Qkv, || {
             meter.count(Part::Qkv, || 10);
@@ -140,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_meter_that_is_off_only_does_the_work() {
-        let meter = Meter::default();
+        let meter = Meter::<Part>::default();
         meter.count(Part::Head, || unreachable!("nobody counts"));
         assert_eq!(meter.time(Part::Head, || meter.within(Part::Head).time(Part::Norm, || 3)), 3);
         assert_eq!(meter.read(Part::Head), (0.0, 0.0));

@@ -7,6 +7,7 @@ use crate::data::hub::{self, Hub, RemoteFile};
 use crate::data::sample;
 use crate::data::shard::{Footer, Format, ShardReader};
 use crate::error::{Exit, Failure};
+use crate::lm::{Checkpoint, EMBEDDED};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ pub enum Location {
     /// As the recipe or its glob names it: absolute, or relative to the working directory.
     Local(PathBuf),
     Remote(RemoteFile),
-    /// The embedded sample shard.
+    /// Part of the program: the sample shard, or the embedded model.
     Sample,
 }
 
@@ -360,6 +361,10 @@ fn pin_data(recipe: &Recipe, key: &str, source: &str, hub: &Hub) -> anyhow::Resu
 const MODEL_FILES: &str = "{config.json,generation_config.json,tokenizer.json,tokenizer_config.json,special_tokens_map.json,chat_template.jinja,*.safetensors,*.safetensors.index.json}";
 
 fn pin_model(model: &str, hub: &Hub) -> anyhow::Result<Vec<PinnedFile>> {
+    if model == EMBEDDED && !Path::new(model).exists() {
+        let sha256 = Checkpoint::open(Path::new(model))?.revision()?;
+        return Ok(vec![PinnedFile { name: EMBEDDED.into(), location: Location::Sample, bytes: 0, sha256 }]);
+    }
     if !model.starts_with("hf://") {
         return pin_path(model);
     }

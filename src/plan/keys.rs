@@ -4,8 +4,9 @@ use super::inputs::Resource;
 use super::{Input, Plan, Work};
 use crate::behavior::counting_judge::CountingSpec;
 use crate::behavior::cue::Lexicon;
-use crate::behavior::lm_judge::LmJudgeSpec;
+use crate::behavior::lm_judge::{EMBEDDED_THRESHOLDS, LmJudgeSpec};
 use crate::config::{Fetch, LmMode, Recipe};
+use crate::lm::EMBEDDED;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -70,7 +71,8 @@ pub(super) fn stage_key(
                         (embedded.questions, embedded.template)
                     }
                 };
-                json!([pinned(&Some(lm.model.clone())), pinned(&lm.prompts), questions, template])
+                let fitted = (lm.model == EMBEDDED).then(|| EMBEDDED_THRESHOLDS.map(f32::to_bits));
+                json!([pinned(&Some(lm.model.clone())), pinned(&lm.prompts), questions, template, fitted])
             });
             let endpoint = classify.endpoint.as_ref().map(|endpoint| {
                 let embedded = LmJudgeSpec::new("");

@@ -61,6 +61,10 @@ pub struct TrainingProgress {
     pub tokens_total: u64,
     /// Tokens that this process trained on.
     pub tokens_here: u64,
+    /// Floating-point operations that this process's steps asked for, per second, as a share of what the matrix kernel reaches on
+    /// operands in cache. Looks at held-out data and checkpoints take time and count for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_of_peak: Option<f64>,
     /// Of reinforcement: reward, divergence, entropy and others, to be read. Its tokens are counted in responses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub figures: Option<String>,

@@ -4,14 +4,14 @@ use crate::behavior::Behavior;
 use crate::behavior::counting_judge::{CountingJudge, CountingSpec};
 use crate::behavior::cue::{CueJudge, Lexicon};
 use crate::behavior::judge::Judge;
-use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
+use crate::behavior::lm_judge::{EMBEDDED_THRESHOLDS, LmJudge, LmJudgeSpec};
 use crate::cli::Device;
-use crate::config::{self, Classify, EndpointJudgeConfig, LmConfig, LmMode};
+use crate::config::{self, Classify, EndpointJudgeConfig, LmConfig, LmMode, Thresholds};
 use crate::data::hub::{Hub, Notice, Stop};
 use crate::endpoint::{EndpointGenerator, EndpointJudge, EndpointJudgeSpec, EndpointSpec};
 use crate::error::{Exit, Failure};
 use crate::generation::{LocalGenerator, LocalSpec};
-use crate::lm::{BatchLimits, WeightStorage};
+use crate::lm::{BatchLimits, Checkpoint, WeightStorage};
 use crate::plan::{Location, Plan};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -50,11 +50,16 @@ fn lm_judge(lm: &LmConfig, model: PathBuf, device: Device) -> anyhow::Result<Box
         let generator = LocalGenerator::load(&LocalSpec { precision: lm.precision, limits, ..LocalSpec::new(model) })?;
         return Ok(Box::new(CountingJudge::new(Box::new(generator), spec)?));
     }
+    let checkpoint = Checkpoint::open(&model)?;
     let mut spec = LmJudgeSpec {
         window_tokens: lm.window_tokens,
         max_windows: lm.max_windows,
         batch_tokens: lm.batch_tokens,
-        thresholds: lm.thresholds.in_order(),
+        thresholds: match lm.thresholds {
+            Some(thresholds) => thresholds.in_order(),
+            None if checkpoint.is_embedded() => EMBEDDED_THRESHOLDS,
+            None => Thresholds::default().in_order(),
+        },
         precision: lm.precision,
         weights: match lm.weights {
             config::Weights::Widened => WeightStorage::Widened,
@@ -66,7 +71,7 @@ fn lm_judge(lm: &LmConfig, model: PathBuf, device: Device) -> anyhow::Result<Box
     if let Some(folder) = folder {
         read_prompts(&mut spec.template, &mut spec.questions, folder, ["document", ""])?;
     }
-    Ok(Box::new(LmJudge::load(&spec)?))
+    Ok(Box::new(LmJudge::of(&checkpoint, &spec)?))
 }
 
 /// What a judge in generate mode is asked, from the keys that `[classify.lm]` and `[classify.endpoint]` have in common.
@@ -139,7 +144,7 @@ pub fn from_spec(spec: &str, device: Device, notice: &Notice) -> anyhow::Result<
     }
 }
 
-/// `FIRST,key=value,…`, the keys those of `[classify.KIND]`, `FIRST` the value of its key `first`. That value is not
+/// `FIRST,key=value,table.key=value,…`, the keys those of `[classify.KIND]`, `FIRST` the value of its key `first`. That value is not
 /// repeated in messages: an address may hold a secret.
 fn parse_options<T: serde::de::DeserializeOwned>(kind: &str, first: &str, text: &str) -> anyhow::Result<T> {
     let mut parts = text.split(',');
@@ -152,7 +157,15 @@ fn parse_options<T: serde::de::DeserializeOwned>(kind: &str, first: &str, text: 
         })?;
         let number =
             value.parse::<i64>().map(toml::Value::from).or_else(|_| value.parse::<f64>().map(toml::Value::from));
-        table.insert(key.to_owned(), number.unwrap_or_else(|_| value.into()));
+        let value = number.unwrap_or_else(|_| value.into());
+        match key.split_once('.') {
+            None => table.insert(key.to_owned(), value),
+            // A key of a table in the judge's table, such as `thresholds.verification`.
+            Some((outer, key)) => {
+                let inner = table.entry(outer).or_insert_with(|| toml::Table::new().into());
+                inner.as_table_mut().and_then(|inner| inner.insert(key.to_owned(), value))
+            }
+        };
     }
     table.try_into().map_err(|error: toml::de::Error| {
         Failure::new(Exit::Usage, format!("the options of `{kind}:`: {}", error.message().trim())).into()

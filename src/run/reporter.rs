@@ -195,7 +195,8 @@ fn rates_text(progress: &Progress) -> String {
             return figures.clone();
         }
         let tokens = HumanCount(progress.tokens_per_second() as u64);
-        return format!("loss {:.4}, {tokens} tokens/s", training.loss);
+        let share = training.share_of_peak.map_or(String::new(), |share| format!(" ({:.0}% of peak)", 100.0 * share));
+        return format!("loss {:.4}, {tokens} tokens/s{share}", training.loss);
     }
     if progress.documents_here == 0 {
         return "starting".into();

@@ -429,6 +429,7 @@ impl Job<'_> {
         }
         let each = self.ppo.rollouts() as u64;
         let progress = TrainingProgress {
+            share_of_peak: None,
             step: statistics.step,
             steps: self.steps,
             loss: statistics.policy.map_or(0.0, |policy| policy.loss),

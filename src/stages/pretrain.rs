@@ -7,6 +7,7 @@
 mod card;
 pub mod estimate;
 mod model;
+mod questions;
 mod sources;
 
 use crate::config::{Config, Export, Pretrain, Recipe, ScheduleShape, TrainingPrecision};
@@ -126,7 +127,7 @@ pub fn run(runner: &Runner, stage: &Stage, pretrain: &Pretrain) -> anyhow::Resul
         files: &files,
         vocabulary: &vocabulary,
     };
-    let watch = RunWatch::new(runner, stage, steps, tokens);
+    let watch = RunWatch::new(runner, stage, steps, tokens, options.precision.peak());
     let state = match training.run(|| base.parameters(&config, seed), &watch)? {
         Ended::Done(state) => state,
         Ended::Stopped => return Ok(None),
@@ -275,14 +276,25 @@ struct RunWatch<'a> {
     started: Instant,
     progress: RefCell<TrainingProgress>,
     shown: Cell<Option<Instant>>,
+    /// Operations per second that the processor could reach, and those of the steps so far.
+    peak: f64,
+    operations: Cell<f64>,
 }
 
 const SHOW_INTERVAL: Duration = Duration::from_millis(200);
 
 impl<'a> RunWatch<'a> {
-    fn new(runner: &'a Runner<'a>, stage: &'a Stage, steps: u64, tokens_total: u64) -> Self {
+    fn new(runner: &'a Runner<'a>, stage: &'a Stage, steps: u64, tokens_total: u64, peak: f64) -> Self {
         let progress = TrainingProgress { steps, tokens_total, ..TrainingProgress::default() };
-        Self { runner, stage, started: Instant::now(), progress: RefCell::new(progress), shown: Cell::new(None) }
+        Self {
+            runner,
+            stage,
+            started: Instant::now(),
+            progress: RefCell::new(progress),
+            shown: Cell::new(None),
+            peak,
+            operations: Cell::new(0.0),
+        }
     }
 }
 
@@ -291,7 +303,8 @@ impl Watch for RunWatch<'_> {
         self.runner.stop.requested()
     }
 
-    fn step(&self, metric: &Metric, tokens: u64) {
+    fn step(&self, metric: &Metric, tokens: u64, operations: f64) {
+        self.operations.set(self.operations.get() + operations);
         let mut progress = self.progress.borrow_mut();
         progress.step = metric.step;
         progress.loss = metric.loss;
@@ -300,6 +313,7 @@ impl Watch for RunWatch<'_> {
         if self.shown.get().is_none_or(|at| at.elapsed() >= SHOW_INTERVAL) {
             self.shown.set(Some(Instant::now()));
             let seconds = self.started.elapsed().as_secs_f64();
+            progress.share_of_peak = (self.peak > 0.0).then(|| self.operations.get() / seconds / self.peak);
             let progress = Progress { seconds, training: Some(progress.clone()), ..Progress::default() };
             self.runner.reporter.emit(Event::Progress { stage: self.stage.folder.clone(), progress });
         }

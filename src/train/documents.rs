@@ -68,14 +68,15 @@ impl Columns {
 }
 
 /// A row of a file.
-pub(super) struct Row<'a> {
-    pub(super) file: usize,
-    pub(super) row: u64,
-    pub(super) content: Content<'a>,
+pub struct Row<'a> {
+    /// Its place among the files that are read.
+    pub file: usize,
+    pub row: u64,
+    pub content: Content<'a>,
 }
 
 /// What a row holds.
-pub(super) enum Content<'a> {
+pub enum Content<'a> {
     Text(&'a str),
     Completion {
         query: &'a str,
@@ -86,7 +87,7 @@ pub(super) enum Content<'a> {
 }
 
 /// Goes through the rows of some files in order, a batch at a time. `visit` returns whether to go on.
-pub(super) fn each_batch(
+pub fn each_batch(
     files: &[DataFile],
     columns: &Columns,
     mut visit: impl FnMut(&[Row]) -> anyhow::Result<bool>,
@@ -209,7 +210,7 @@ mod tests {
         let columns = Columns::detect(&file, "text", "query", "completion").unwrap();
         assert_eq!(columns, Columns::Completion { query: "query".into(), completion: "completion".into() });
         let data = vec![(vec![file.clone()], columns.clone())];
-        let vocabulary = Vocabulary::make(Making::Words, 300, &data).unwrap();
+        let vocabulary = Vocabulary::make(Making::Words, 300, &data, &[]).unwrap();
         let path = folder.path().join("a.tokens");
         assert!(tokenise(&[file], &columns, &vocabulary, &path, &|_| true).unwrap());
         let tokens = TokenFile::open(&path).unwrap();
@@ -234,7 +235,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = file(folder.path(), "a.jsonl", "{\"text\": \"a b\"}\n");
         let columns = Columns::Text("text".into());
-        let vocabulary = Vocabulary::make(Making::Words, 300, &[(vec![file.clone()], columns.clone())]).unwrap();
+        let vocabulary = Vocabulary::make(Making::Words, 300, &[(vec![file.clone()], columns.clone())], &[]).unwrap();
         let path = folder.path().join("a.tokens");
         assert!(!tokenise(&[file], &columns, &vocabulary, &path, &|_| false).unwrap());
         assert!(!path.exists());

@@ -11,11 +11,12 @@ pub(super) use backward::norm_backward;
 pub(super) use forward::normalise_into;
 pub(super) use plan::{LayerPlan, Shape};
 
+use super::arithmetic::TrainPart;
 use super::attention::{self, Attended, HeadGradients};
 use super::panels::{Panels, Transposed};
 use super::workspace::Workspaces;
-use crate::lm::Parameter;
 use crate::lm::kernels::tile::Float;
+use crate::lm::{Meter, Parameter};
 use std::ops::Range;
 
 /// Rows that one task takes. Fixed and even, so that sums over blocks never depend on the number of threads, and pairs of
@@ -48,6 +49,7 @@ pub(super) struct Pass<'a> {
     /// `(T, D / 2)` each: the angles of every row.
     pub cos: &'a [f32],
     pub sin: &'a [f32],
+    pub meter: &'a Meter<TrainPart>,
 }
 
 impl Pass<'_> {

@@ -3,8 +3,9 @@
 use super::model::TrainOptions;
 use crate::lm::{ModelConfig, Precision};
 
-/// Logits that are in memory at a time, at most.
+/// Logits that are in memory at a time, at most, and rows of a task.
 const LOGITS: usize = 1 << 24;
+const ROWS: usize = 48;
 
 /// Bytes by what they are for; an estimate of the most that are held at a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -17,24 +18,28 @@ pub struct MemoryEstimate {
 }
 
 impl MemoryEstimate {
-    /// For parts of at most `tokens` tokens.
+    /// For parts of at most `tokens` tokens, on as many threads as there are now. The buffers are those of [`TrainModel`](super::TrainModel).
     pub fn new(config: &ModelConfig, options: TrainOptions, tokens: usize) -> Self {
         let count = parameter_count(config);
-        // What a token keeps in each layer, and what all layers share: see `TrainModel`.
         let (queries, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let layer = 2 * hidden + 2 * (queries + kv) + 2 * inner;
+        let (hidden, inner, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+        let (float, operand) = (4, if options.precision == Precision::F32 { 4 } else { 2 });
+        // What a token keeps in each layer: its input, what attention and MLP read and gave.
+        let raw = if config.has_qk_norm() { queries + kv } else { 0 };
+        let layer = 2 * hidden + 2 * (queries + kv) + 2 * inner + raw;
         let kept = if options.recompute { config.num_layers * hidden + layer } else { config.num_layers * layer };
-        let shared = 6 * hidden + 3 * inner + 10 * queries;
-        // The head's weights, packed twice in what products multiply, and a chunk of logits.
-        let packed = if options.precision == Precision::F32 { 8 } else { 4 } * config.vocab_size * hidden;
-        let logits = 4 * LOGITS.min(tokens * config.vocab_size);
-        Self {
-            parameters: 4 * count,
-            gradients: 4 * count,
-            moments: 8 * count,
-            activations: (4 * (kept + shared) * tokens + packed + logits) as u64,
-        }
+        // What all layers share: rows as they are, and rows laid out to be multiplied.
+        let rows = 6 * hidden + inner + 5 * queries + config.head_dim;
+        let gate_up = if operand == float { 0 } else { 2 * inner };
+        let operands = 4 * hidden + gate_up + inner + 2 * queries + 2 * kv;
+        let weights = hidden * (2 * queries + 2 * kv) + 3 * hidden * inner;
+        // The head: its weights for both ways, a chunk of rows with their logits, a block of logits for each thread.
+        let chunk = tokens.min((LOGITS / vocab).max(ROWS));
+        let head = operand * (2 * vocab * hidden + chunk * (vocab + hidden))
+            + 2 * float * chunk * hidden
+            + rayon::current_num_threads() * ROWS * vocab * (float + operand);
+        let activations = tokens * (float * (kept + rows) + operand * operands) + operand * weights + head;
+        Self { parameters: 4 * count, gradients: 4 * count, moments: 8 * count, activations: activations as u64 }
     }
 
     pub fn total(&self) -> u64 {

@@ -81,6 +81,15 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Metric>> {
         .collect()
 }
 
+/// The whole lines of a `metrics.jsonl` that somebody may be writing.
+pub fn read_whole_lines(path: &Path) -> anyhow::Result<Vec<Metric>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole
+        .map(|line| serde_json::from_str(line).with_context(|| format!("a line of `{}` is no metric", path.display())))
+        .collect()
+}
+
 /// Writes metrics as a table.
 pub fn write_table(metrics: &[Metric], path: &Path, stage_key: &str) -> anyhow::Result<Written> {
     let schema = schema::metrics();

@@ -1,5 +1,6 @@
 //! The decoder as it is trained: forward and backward over a packed batch, layer by layer.
 
+use super::arithmetic::TrainPart;
 use super::batch::TrainBatch;
 use super::head::{Head, HeadGradients};
 use super::layer::{Activations, LayerPlan, Pass, Scratch, Shape, norm_backward, normalise_into};
@@ -7,7 +8,7 @@ use super::objective::{CrossEntropy, Objective, Prediction, RowLoss};
 use super::rows;
 use crate::error::{Exit, Failure};
 use crate::lm::kernels::tile::{Bf16, Float};
-use crate::lm::{ModelConfig, Parameters, Precision};
+use crate::lm::{Meter, ModelConfig, Parameters, Precision};
 use anyhow::{Context, Result};
 
 /// How a model is trained, apart from its data.
@@ -35,7 +36,8 @@ pub struct LossSum {
 ///
 /// Buffers grow to the largest batch seen and stay. Beside parameters and gradients they are, for T tokens in f32: of each
 /// layer `2 H + (2 heads + 2 kv_heads) D + 2 I` numbers a token (with `recompute` H, and the rest once), and about
-/// `6 H + 3 I + 10 heads D` a token shared by all layers; the head keeps its weights twice, packed, and 2^24 logits.
+/// `10 H + 2 I + 7 heads D` a token shared by all layers; the head keeps its weights twice, packed, and 2^24 logits.
+/// [`MemoryEstimate`](super::memory::MemoryEstimate) adds them up.
 pub struct TrainModel {
     config: ModelConfig,
     /// Change them at will between calls.
@@ -49,6 +51,7 @@ pub struct TrainModel {
     frequencies: Vec<f32>,
     stream: Stream,
     engine: Engine,
+    meter: Meter<TrainPart>,
 }
 
 /// The residual stream of the last forward, and what belongs to it.
@@ -153,7 +156,13 @@ impl TrainModel {
             config,
             parameters,
             options,
+            meter: Meter::default(),
         })
+    }
+
+    /// Measures from now on where the time goes.
+    pub fn set_meter(&mut self, meter: Meter<TrainPart>) {
+        self.meter = meter;
     }
 
     pub fn config(&self) -> &ModelConfig {
@@ -221,7 +230,9 @@ impl TrainModel {
             let head_gradients =
                 HeadGradients { hidden: &mut d_hidden, weight: &mut gradients.as_mut_slice()[self.head].values };
             let hidden = &self.stream.hidden;
-            let result = buffers.head.run(hidden, width, weight, &batch.targets, objective, Some(head_gradients));
+            let result = self.meter.time(TrainPart::Head, || {
+                buffers.head.run(hidden, width, weight, &batch.targets, objective, Some(head_gradients))
+            });
             self.backward(batch, &d_hidden, gradients, buffers);
             self.stream.d_hidden = d_hidden;
             result
@@ -282,7 +293,8 @@ impl TrainModel {
         head: &mut Head<E>,
     ) -> (f64, Vec<Option<Prediction>>) {
         let weight = &self.parameters.as_slice()[self.head].values;
-        head.run(&self.stream.hidden, self.shape.hidden, weight, &batch.targets, objective, None)
+        let run = || head.run(&self.stream.hidden, self.shape.hidden, weight, &batch.targets, objective, None);
+        self.meter.time(TrainPart::Head, run)
     }
 
     /// From tokens to normed hidden states.
@@ -290,7 +302,7 @@ impl TrainModel {
         let width = self.shape.hidden;
         let mut stream = std::mem::take(&mut self.stream);
         stream.kept = None;
-        stream.fill_angles(batch, &self.frequencies);
+        self.meter.time(TrainPart::Embed, || stream.fill_angles(batch, &self.frequencies));
         let layers = self.layers.len();
         stream.inputs.resize_with(layers + 1, Vec::new);
         stream.activations.resize_with(if keep == Keep::Everything { layers } else { 1 }, Activations::default);
@@ -300,9 +312,11 @@ impl TrainModel {
         let embedding = &self.parameters.as_slice()[0].values;
         let first = &mut stream.inputs[0];
         first.resize(batch.len() * width, 0.0);
-        for (x, token) in first.chunks_exact_mut(width).zip(&batch.tokens) {
-            x.copy_from_slice(&embedding[*token as usize * width..][..width]);
-        }
+        self.meter.time(TrainPart::Embed, || {
+            for (x, token) in first.chunks_exact_mut(width).zip(&batch.tokens) {
+                x.copy_from_slice(&embedding[*token as usize * width..][..width]);
+            }
+        });
         for (index, layer) in self.layers.iter().enumerate() {
             let mut out = std::mem::take(&mut stream.inputs[place(index + 1)]);
             out.resize(batch.len() * width, 0.0);
@@ -350,9 +364,11 @@ impl TrainModel {
 
         // In the order of rows, so that the sum does not depend on threads.
         let embedding = &mut gradients[0].values;
-        for (dx, token) in dx.chunks_exact(width).zip(&batch.tokens) {
-            rows::add(&mut embedding[*token as usize * width..][..width], dx);
-        }
+        self.meter.time(TrainPart::Embed, || {
+            for (dx, token) in dx.chunks_exact(width).zip(&batch.tokens) {
+                rows::add(&mut embedding[*token as usize * width..][..width], dx);
+            }
+        });
         stream.dx = dx;
         self.stream = stream;
     }
@@ -390,6 +406,7 @@ impl Stream {
             sequences: &batch.sequences,
             cos: &self.cos,
             sin: &self.sin,
+            meter: &model.meter,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! cursor and the step's number, and on nothing else.
 
 use super::adamw::{AdamW, AdamWOptions, clip_global_norm, global_norm};
+use super::arithmetic::Arithmetic;
 use super::batch::TrainBatch;
 use super::checkpoint::{self, Best, Checkpoints, TrainerState};
 use super::metrics::{LineLog, Metric};
@@ -54,8 +55,8 @@ pub struct Samples<'a> {
 pub trait Watch {
     /// Whether somebody asked to stop. A step in hand is given up, a checkpoint saved.
     fn stopped(&self) -> bool;
-    /// A step is done. `tokens` are those of this step.
-    fn step(&self, metric: &Metric, tokens: u64);
+    /// A step is done. `tokens` and `operations` (see [`Arithmetic`]) are those of this step.
+    fn step(&self, metric: &Metric, tokens: u64, operations: f64);
     /// Something that people should know.
     fn notice(&self, message: String);
 }
@@ -192,7 +193,8 @@ impl Training<'_> {
         };
         learner.metrics.append(&metric)?;
         learner.held_out = None;
-        watch.step(&metric, data.tokens);
+        let arithmetic = Arithmetic::new(self.config);
+        watch.step(&metric, data.tokens, data.parts.iter().map(|part| arithmetic.total(part)).sum());
         Ok(true)
     }
 
@@ -229,7 +231,10 @@ impl Training<'_> {
         }
         if let Some(samples) = self.samples.as_ref().filter(|samples| (samples.due)(step)) {
             let (max, context) = (samples.max_tokens, self.context);
-            for sample in writing::write(&mut learner.model, self.vocabulary, samples.prompts, max, context, step)? {
+            let parameters = &learner.model.parameters;
+            let written =
+                writing::write(self.config, parameters, self.vocabulary, samples.prompts, max, context, step)?;
+            for sample in written {
                 learner.samples.append(&sample)?;
             }
         }

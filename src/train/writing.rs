@@ -1,9 +1,8 @@
 //! Samples of what a model in training writes, the likeliest token at a time, for people to read.
 
-use super::batch::TrainBatch;
-use super::model::TrainModel;
 use super::vocabulary::Vocabulary;
-use rayon::prelude::*;
+use crate::error::{Exit, Failure};
+use crate::lm::{BatchLimits, Decoder, Endings, ModelConfig, Parameters, Precision, Request, SamplingRule};
 use serde::Serialize;
 
 /// A line of `samples.jsonl`.
@@ -18,9 +17,10 @@ pub(super) struct WrittenSample<'a> {
 
 /// Goes on from every prompt, for at most `max_tokens` tokens and never beyond `context`.
 ///
-/// Each token reads the whole text again: this is for a few short samples, and needs no second copy of the model.
+/// While it writes there is a second copy of the weights, packed for decoding; the multiplication is in f32.
 pub(super) fn write<'p>(
-    model: &mut TrainModel,
+    config: &ModelConfig,
+    parameters: &Parameters,
     vocabulary: &Vocabulary,
     prompts: &'p [String],
     max_tokens: usize,
@@ -28,8 +28,7 @@ pub(super) fn write<'p>(
     step: u64,
 ) -> anyhow::Result<Vec<WrittenSample<'p>>> {
     let tokenizer = vocabulary.tokenizer();
-    let mut texts = Vec::new();
-    for prompt in prompts {
+    let request = |prompt: &String| -> anyhow::Result<Request> {
         let mut tokens = tokenizer.start().to_vec();
         tokens.extend(tokenizer.encode(prompt)?);
         if tokens.is_empty() {
@@ -38,52 +37,83 @@ pub(super) fn write<'p>(
         // Of a prompt longer than the context its end counts.
         let excess = tokens.len().saturating_sub(context.saturating_sub(1).max(1));
         tokens.drain(..excess);
-        texts.push(Text { start: tokens.len(), tokens, ended: false });
+        Ok(Request { max_tokens: max_tokens.min(context - tokens.len()), prompt: tokens, seed: 0 })
+    };
+    let requests = prompts.iter().map(request).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut ends = config.end_tokens.clone();
+    ends.push(vocabulary.end());
+    let endings = Endings { tokens: &ends, strings: None };
+    let decoder = Decoder::from_parameters(config, parameters, Precision::F32)?;
+    let written = decoder.generate(&requests, SamplingRule::GREEDY, endings, BatchLimits::default())?;
+    let sample = |(prompt, written): (&'p String, Result<crate::lm::Generation, crate::lm::Ungenerated>)| {
+        let written = written.map_err(|why| {
+            Failure::new(Exit::Failed, format!("no sample could be written after step {step}: {why}"))
+                .hint("lower `pretrain.optimizer.learning-rate`")
+        })?;
+        let ended = written.tokens.last().is_some_and(|last| ends.contains(last));
+        let text = &written.tokens[..written.tokens.len() - usize::from(ended)];
+        Ok(WrittenSample { step, prompt, text: tokenizer.decode(text)?, ended })
+    };
+    prompts.iter().zip(written).map(sample).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::documents::{Columns, DataFile};
+    use crate::train::vocabulary::Making;
+    use crate::train::{TrainBatch, TrainModel, TrainOptions};
+
+    /// The likeliest tokens, each by reading the whole text again.
+    fn slowly(model: &mut TrainModel, mut tokens: Vec<u32>, most: usize, ends: &[u32]) -> (Vec<u32>, bool) {
+        let start = tokens.len();
+        while tokens.len() - start < most {
+            let mut batch = TrainBatch::default();
+            batch.push_text(&tokens);
+            let width = model.config().hidden_size;
+            let hidden = model.hidden(&batch).unwrap();
+            let last = hidden[hidden.len() - width..].to_vec();
+            let table = &model.parameters.get("model.embed_tokens.weight").unwrap().values;
+            let logit = |row: &[f32]| row.iter().zip(&last).map(|(a, b)| a * b).sum::<f32>();
+            let logits: Vec<f32> = table.chunks(width).map(logit).collect();
+            let next = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+            if ends.contains(&next) {
+                return (tokens.split_off(start), true);
+            }
+            tokens.push(next);
+        }
+        (tokens.split_off(start), false)
     }
-    for _ in 0..max_tokens {
-        let open: Vec<usize> =
-            (0..texts.len()).filter(|&i| !texts[i].ended && texts[i].tokens.len() < context).collect();
-        if open.is_empty() {
-            break;
-        }
-        let mut batch = TrainBatch::default();
-        for &text in &open {
-            batch.push(&texts[text].tokens, texts[text].tokens.iter().map(|_| None));
-        }
-        let size = model.config().hidden_size;
-        let last: Vec<Vec<f32>> = {
-            let hidden = model.hidden(&batch)?;
-            batch.sequences.iter().map(|rows| hidden[(rows.end - 1) * size..rows.end * size].to_vec()).collect()
-        };
-        for (&text, hidden) in open.iter().zip(&last) {
-            let next = likeliest(model, hidden);
-            if next == vocabulary.end() || model.config().end_tokens.contains(&next) {
-                texts[text].ended = true;
-            } else {
-                texts[text].tokens.push(next);
+
+    #[test]
+    fn samples_are_the_likeliest_tokens_within_the_context() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        crate::run::commit::write_atomic(&path, br#"{"text": "a b c d e f g h i j k l m n o p"}"#).unwrap();
+        let data = vec![(vec![DataFile { name: "a.jsonl".into(), path }], Columns::Text("text".into()))];
+        let vocabulary = Vocabulary::make(Making::Words, 300, &data, &[]).unwrap();
+        let config = ModelConfig::from_json(&format!(
+            r#"{{"model_type": "llama", "vocab_size": {}, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "tie_word_embeddings": true, "max_position_embeddings": 12}}"#,
+            vocabulary.tokenizer().vocab_size()
+        ))
+        .unwrap();
+        let prompts: Vec<String> = ["a b", "", "p o n", "a b c d e f g h i j k l m n"].map(str::to_owned).to_vec();
+        for seed in 0..5 {
+            let parameters = Parameters::random(&config, seed);
+            let written = write(&config, &parameters, &vocabulary, &prompts, 8, 12, 3).unwrap();
+            let mut model = TrainModel::new(config.clone(), parameters, TrainOptions::default()).unwrap();
+            for (sample, prompt) in written.iter().zip(&prompts) {
+                let mut tokens = vocabulary.tokenizer().encode(prompt).unwrap();
+                if tokens.is_empty() {
+                    tokens.push(vocabulary.end());
+                }
+                tokens.drain(..tokens.len().saturating_sub(11));
+                let most = 8.min(12 - tokens.len());
+                let (expect, ended) = slowly(&mut model, tokens, most, &[vocabulary.end()]);
+                let expect = vocabulary.tokenizer().decode(&expect).unwrap();
+                assert_eq!((&sample.text, sample.ended, sample.step), (&expect, ended, 3), "{prompt:?}");
             }
         }
     }
-    let sample = |(prompt, text): (&'p String, Text)| -> anyhow::Result<WrittenSample<'p>> {
-        let written = tokenizer.decode(&text.tokens[text.start..])?;
-        Ok(WrittenSample { step, prompt, text: written, ended: text.ended })
-    };
-    prompts.iter().zip(texts).map(sample).collect()
-}
-
-struct Text {
-    tokens: Vec<u32>,
-    /// Where the prompt ends.
-    start: usize,
-    ended: bool,
-}
-
-/// The token with the highest logit for a hidden state; of equal ones the first.
-fn likeliest(model: &TrainModel, hidden: &[f32]) -> u32 {
-    let parameters = &model.parameters;
-    let head = parameters.get("lm_head.weight").or_else(|| parameters.get("model.embed_tokens.weight"));
-    let rows = head.map_or(&[][..], |head| &head.values[..]);
-    let logit = |row: &[f32]| row.iter().zip(hidden).map(|(weight, value)| weight * value).sum::<f32>();
-    let logits: Vec<f32> = rows.par_chunks(hidden.len()).with_min_len(512).map(logit).collect();
-    (0..logits.len()).fold(0, |best, next| if logits[next] > logits[best] { next } else { best }) as u32
 }

@@ -104,3 +104,37 @@ fn decoding_is_measured() {
     refused(&["--model", &folder, "--device", "cuda"], "text is generated on the CPU only");
     refused(&["--model", &folder, "--batch", "0"], "--batch");
 }
+
+#[test]
+fn training_is_measured() {
+    let place = Workplace::new();
+    let base = ["bench", "train", "--batch", "2", "--length", "64", "--steps", "3"];
+    let outcome = place.call(&[&base[..], &["--shape", "mini-10m", "--json"]].concat()).expect(0).json();
+    assert_eq!((&outcome["batch"], &outcome["length"]), (&2.into(), &64.into()));
+    assert_eq!(outcome["parameters"], 10_818_432);
+    let number = |key: &str| outcome[key].as_f64().unwrap();
+    for key in ["tokens_per_second", "median_step_seconds", "flops", "peak_flops_per_second", "share_of_peak"] {
+        assert!(number(key) > 0.0, "{key}");
+    }
+    assert!((number("tokens_per_second") * number("median_step_seconds") - 128.0).abs() < 1e-6);
+    let seconds: Vec<f64> = outcome["seconds"].as_array().unwrap().iter().map(|one| one.as_f64().unwrap()).collect();
+    assert_eq!(seconds.len(), 3);
+    let rows = outcome["breakdown"].as_array().unwrap();
+    let sum = |key: &str| rows.iter().map(|row| row[key].as_f64().unwrap()).sum::<f64>();
+    assert!((sum("seconds") - seconds.iter().sum::<f64>()).abs() < 1e-6);
+    assert!((sum("flops") - number("flops")).abs() < 1.0);
+    // Every part that has a place in a step took time.
+    assert!(rows.iter().all(|row| row["part"].is_null() || row["seconds"].as_f64().unwrap() > 0.0), "{rows:?}");
+    // Weights, gradients and moments are most of it here, and what is estimated is what is taken.
+    let share = number("memory_of_estimate");
+    assert!((0.8..=1.2).contains(&share), "{share} of the estimate");
+
+    let refused = |more: &[&str], expect: &str| {
+        let outcome = place.call(&[&base[..], more].concat()).expect(2);
+        assert!(outcome.stderr.contains(expect), "{}", outcome.stderr);
+    };
+    refused(&[], "--model <PATH>");
+    refused(&["--shape", "gpt-5"], "`gpt-5` is not a shape");
+    refused(&["--shape", "mini-10m", "--precision", "int8"], "int8");
+    refused(&["--model", "nowhere"], "no model at `nowhere`");
+}

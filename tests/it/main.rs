@@ -41,6 +41,7 @@ mod near_duplicates;
 mod ppo;
 mod pretrain;
 mod pretrain_bad_input;
+mod pretrain_modes;
 mod prime;
 mod prime_author;
 mod program;

@@ -83,7 +83,7 @@ fn metrics(workplace: &Workplace, run: &str) -> Vec<Value> {
 }
 
 /// Losses of the training steps, in order.
-fn losses(workplace: &Workplace, run: &str) -> Vec<f64> {
+pub fn losses(workplace: &Workplace, run: &str) -> Vec<f64> {
     let steps = metrics(workplace, run).into_iter().filter(|line| line.get("held_out").is_none());
     steps.map(|line| line["loss"].as_f64().unwrap()).collect()
 }
@@ -109,6 +109,15 @@ fn a_model_learns_and_everything_is_written() {
     assert_eq!((table.num_rows(), table.num_columns()), (lines.len(), 8));
     let samples = std::fs::read_to_string(workplace.path("run/pretrain/samples.jsonl")).unwrap();
     assert!(samples.lines().count() as u64 >= last / 4 && samples.contains("\"prompt\":\"a\""));
+    let told = workplace.call(&["inspect", "run"]).expect(0).stdout;
+    for what in [
+        &format!("pretrain: step {last}, "),
+        &format!("held out text: loss {:.4} after step {last}", lines.last().unwrap()["loss"].as_f64().unwrap()),
+        &format!("checkpoints/step-{last:06} (latest"),
+        &format!("sample after step {last}: a … "),
+    ] {
+        assert!(told.contains(what), "{what}: {told}");
+    }
     let page = std::fs::read_to_string(workplace.path("run/report/report.html")).unwrap();
     assert!(page.contains("Training</h2>") || page.contains("run1-trained"));
     assert!(workplace.path("run/report/pictures/losses.svg").is_file());
@@ -273,7 +282,7 @@ fn python() -> Option<String> {
 }
 
 /// Logits of the last token of a text, by our decoder.
-fn our_logits(folder: &Path, text: &str) -> (Vec<u32>, Vec<f32>) {
+pub fn our_logits(folder: &Path, text: &str) -> (Vec<u32>, Vec<f32>) {
     let checkpoint = Checkpoint::open(folder).unwrap();
     let ids = checkpoint.tokenizer().unwrap().encode(text).unwrap();
     let decoder = Decoder::load(&checkpoint, &Device::Cpu, Precision::F32).unwrap();

@@ -91,6 +91,7 @@ fn dependencies_point_one_way() {
         [&upper[..], &["std::fs", "std::net", "SystemTime", "Instant::now", "crate::data", "crate::behavior"]].concat();
     for part in [
         "adamw",
+        "arithmetic",
         "attention",
         "batch",
         "head",

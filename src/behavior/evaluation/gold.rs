@@ -16,9 +16,18 @@ pub struct GoldDocument {
     pub backtracking: u32,
     pub subgoal_setting: u32,
     pub backward_chaining: u32,
+    /// What the annotators found, in whatever form they noted it.
+    #[serde(default)]
+    pub evidence: serde_json::Value,
 }
 
 impl GoldDocument {
+    /// Quotes that show a behavior, where `evidence` is an object of lists by behavior.
+    pub fn quotes(&self, behavior: Behavior) -> impl Iterator<Item = &str> {
+        let quotes = self.evidence.get(behavior.name()).and_then(serde_json::Value::as_array);
+        quotes.into_iter().flatten().filter_map(serde_json::Value::as_str)
+    }
+
     /// The counts in the order of [`Behavior::ALL`].
     pub fn counts(&self) -> [u32; 4] {
         Behavior::ALL.map(|behavior| match behavior {

@@ -1,6 +1,6 @@
 //! A run folder: its stages, what was found, and where the files are.
 
-use super::layout;
+use super::{layout, training};
 use crate::commands::summary::{found_lines, report_lines};
 use crate::config::ByteSize;
 use crate::plan::Plan;
@@ -30,6 +30,7 @@ pub(super) fn run(plan: &Plan, dir: &RunDir, json: bool) -> anyhow::Result<()> {
     lines.extend(stages_table(&summary, dir));
     lines.extend(found_lines(&summary, dir));
     lines.extend(report_lines(plan, dir)?);
+    lines.extend(training::lines(plan, dir)?);
     lines.push(String::new());
     if !summary.complete() {
         lines.push("not complete: `pipeline status` says what is missing, `pipeline run` goes on".to_owned());

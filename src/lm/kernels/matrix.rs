@@ -407,13 +407,13 @@ mod tests {
         let (x, weight, bias) = (wave(rows * inner, 0.7), wave(width * inner, 0.3), wave(width, 0.9));
         let plain = naive(&x, &weight, inner, None);
         let packed = PackedMatrix::<E>::new(&weight, inner, None);
-        close(&packed.product(&x, None, Meter::default().within(Part::Qkv)), &plain, tolerance);
+        close(&packed.product(&x, None, Meter::<Part>::default().within(Part::Qkv)), &plain, tolerance);
 
         let biased = PackedMatrix::<E>::new(&weight, inner, Some(&bias));
         let added = wave(rows * width, 0.1);
         let expect: Vec<f32> = naive(&x, &weight, inner, Some(&bias)).iter().zip(&added).map(|(a, b)| a + b).collect();
         let mut sums = vec![0.0; added.len()];
-        biased.block(&x, None, Some(&added), &mut sums, &mut Vec::new(), Meter::default().within(Part::Qkv));
+        biased.block(&x, None, Some(&added), &mut sums, &mut Vec::new(), Meter::<Part>::default().within(Part::Qkv));
         close(&sums, &expect, tolerance);
 
         let norm_weight = wave(inner, 1.1);
@@ -426,7 +426,7 @@ mod tests {
             .collect();
         let norm = Norm { weight: &norm_weight, eps: 1e-5 };
         close(
-            &packed.product(&x, Some(norm), Meter::default().within(Part::Qkv)),
+            &packed.product(&x, Some(norm), Meter::<Part>::default().within(Part::Qkv)),
             &naive(&normed, &weight, inner, None),
             2.0 * tolerance,
         );
@@ -440,7 +440,7 @@ mod tests {
                     gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect::<Vec<_>>()
                 })
                 .collect();
-            close(&both.product(&x, None, Meter::default().within(Part::Qkv)), &expect, 4.0 * tolerance);
+            close(&both.product(&x, None, Meter::<Part>::default().within(Part::Qkv)), &expect, 4.0 * tolerance);
         }
     }
 
@@ -460,9 +460,9 @@ mod tests {
         for rows in [50, many] {
             let (x, weight) = (wave(rows * 40, 0.7), wave(72 * 40, 0.3));
             let packed = PackedMatrix::<f32>::new(&weight, 40, None);
-            let together = packed.product(&x, None, Meter::default().within(Part::Qkv));
+            let together = packed.product(&x, None, Meter::<Part>::default().within(Part::Qkv));
             for row in [0, 5, 6, rows - 1] {
-                let alone = packed.product(&x[row * 40..][..40], None, Meter::default().within(Part::Qkv));
+                let alone = packed.product(&x[row * 40..][..40], None, Meter::<Part>::default().within(Part::Qkv));
                 assert_eq!(alone, together[row * 72..][..72]);
             }
         }

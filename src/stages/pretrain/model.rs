@@ -58,7 +58,7 @@ impl Base {
             return Vocabulary::of_bytes(files, &folder);
         }
         runner.reporter.notice(format!("making a tokenizer of at most {} tokens", model.vocabulary));
-        let vocabulary = Vocabulary::make(making, model.vocabulary, &data.files())?;
+        let vocabulary = Vocabulary::make(making, model.vocabulary, &data.files(), &data.phrases())?;
         for (name, bytes) in vocabulary.files() {
             commit::write_atomic(&folder.join(name), bytes)?;
         }

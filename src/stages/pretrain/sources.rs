@@ -1,7 +1,9 @@
 //! The training data of a run: which files, tokenised where, and what became of their documents.
 
 use super::TOKENS;
-use crate::config::{DataKind, LongCompletions, Pretrain, TrainingData};
+use super::questions;
+use crate::behavior::lm_judge::Lessons;
+use crate::config::{Answerer, DataKind, LongCompletions, Pretrain, TrainingData};
 use crate::error::{Exit, Failure};
 use crate::plan::{Location, Stage};
 use crate::run::manifest::{Counts, Manifest};
@@ -23,10 +25,37 @@ struct Files {
     identity: String,
 }
 
+/// What the rows of a source are.
+#[derive(Debug, Clone)]
+enum Rows {
+    Documents(Columns),
+    /// Texts with a judge's questions; `context` decides on windows.
+    Questions {
+        text: String,
+        answers: Answerer,
+        context: usize,
+    },
+}
+
+impl Rows {
+    /// The columns in which there is text.
+    fn columns(&self) -> Columns {
+        match self {
+            Self::Documents(columns) => columns.clone(),
+            Self::Questions { text, .. } => Columns::Text(text.clone()),
+        }
+    }
+
+    /// Whether a sequence means nothing without its end.
+    fn are_whole(&self) -> bool {
+        !matches!(self, Self::Documents(Columns::Text(_)))
+    }
+}
+
 /// One source, found.
 struct Located {
     name: String,
-    columns: Columns,
+    rows: Rows,
     train: Files,
     /// What to hold out, if it has files of its own.
     held_out: Option<Files>,
@@ -85,20 +114,27 @@ impl Data {
             if train.files.is_empty() {
                 return Err(nothing_to_train_on(name, data, "there are no files"));
             }
-            Ok(Located { name: name.clone(), columns: columns(data, &train.files)?, train, held_out })
+            let rows = rows(data, &train.files, pretrain.context)?;
+            Ok(Located { name: name.clone(), rows, train, held_out })
         };
         Ok(Self { sources: pretrain.data.iter().map(locate).collect::<anyhow::Result<_>>()? })
     }
 
     /// Files and columns of what is trained on.
     pub(super) fn files(&self) -> Vec<(Vec<DataFile>, Columns)> {
-        self.sources.iter().map(|source| (source.train.files.clone(), source.columns.clone())).collect()
+        self.sources.iter().map(|source| (source.train.files.clone(), source.rows.columns())).collect()
+    }
+
+    /// What stands around the texts, beside what is in the files.
+    pub(super) fn phrases(&self) -> Vec<String> {
+        let asked = self.sources.iter().any(|source| matches!(source.rows, Rows::Questions { .. }));
+        if asked { Lessons::phrases() } else { Vec::new() }
     }
 
     /// A hash of contents and columns, and of a purpose.
     pub(super) fn digest(&self, purpose: &str) -> String {
-        let all = self.sources.iter().map(|source| format!("{} {:?}", source.train.identity, source.columns));
-        digest(&format!("{purpose} {:?}", all.collect::<Vec<_>>()))
+        let all = self.sources.iter().map(|source| format!("{} {:?}", source.train.identity, source.rows.columns()));
+        digest(&format!("{purpose} {:?} {:?}", all.collect::<Vec<_>>(), self.phrases()))
     }
 
     /// Tokenises what is not tokenised yet. None: stopped by a signal.
@@ -107,12 +143,19 @@ impl Data {
         let mut sources = Vec::new();
         for source in self.sources {
             let tokens = |files: &Files| -> anyhow::Result<Option<Arc<TokenFile>>> {
-                let what = format!("{} {:?} {vocabulary_digest}", files.identity, source.columns);
+                let what = format!("{} {:?} {vocabulary_digest}", files.identity, source.rows);
                 let path = runner.dir.path(TOKENS).join(format!("{}.tokens", digest(&what)));
                 if !path.is_file() {
                     runner.reporter.notice(format!("tokenising `{}`", source.name));
                     let go_on = |_| !runner.stop.requested();
-                    if !tokenise(&files.files, &source.columns, vocabulary, &path, &go_on)? {
+                    let whole = match &source.rows {
+                        Rows::Documents(columns) => tokenise(&files.files, columns, vocabulary, &path, &go_on)?,
+                        Rows::Questions { text, answers, context } => {
+                            let lessons = Lessons::new(vocabulary.tokenizer(), *context)?;
+                            questions::tokenise(&files.files, text, *answers, &lessons, &path, &go_on)?
+                        }
+                    };
+                    if !whole {
                         return Ok(None);
                     }
                 }
@@ -147,8 +190,7 @@ impl Tokenised {
         };
         for (source, train_file, held_out_file) in self.sources {
             let Some(data) = pretrain.data.get(&source.name) else { continue };
-            let whole = matches!(source.columns, Columns::Completion { .. });
-            let cutting = Cutting { context: pretrain.context, whole };
+            let cutting = Cutting { context: pretrain.context, whole: source.rows.are_whole() };
             let share = if held_out_file.is_some() { 0.0 } else { data.held_out_share };
             let wanted = Wanted { seed, documents: runner.plan.limit, tokens: data.tokens, held_out_share: share };
             let (train, mut held_out, mut counts) =
@@ -236,18 +278,20 @@ fn nothing_to_train_on(name: &str, data: &TrainingData, why: &str) -> anyhow::Er
 }
 
 /// What the rows are: as the recipe says, as the stage is known to write, or as the first file looks.
-fn columns(data: &TrainingData, files: &[DataFile]) -> anyhow::Result<Columns> {
+fn rows(data: &TrainingData, files: &[DataFile], context: usize) -> anyhow::Result<Rows> {
     let known = data.kind.or_else(|| match data.stage()?.0 {
         "curate" => Some(DataKind::Text),
         _ => Some(DataKind::Completion),
     });
-    match known {
-        Some(DataKind::Text) => Ok(Columns::Text(data.text.clone())),
-        Some(DataKind::Completion) => {
-            Ok(Columns::Completion { query: data.query.clone(), completion: data.completion.clone() })
+    let completions = || Columns::Completion { query: data.query.clone(), completion: data.completion.clone() };
+    Ok(match known {
+        Some(DataKind::Text) => Rows::Documents(Columns::Text(data.text.clone())),
+        Some(DataKind::Completion) => Rows::Documents(completions()),
+        Some(DataKind::Questions) => {
+            Rows::Questions { text: data.text.clone(), answers: data.answers.unwrap_or(Answerer::Cue), context }
         }
-        None => Columns::detect(&files[0], &data.text, &data.query, &data.completion),
-    }
+        None => Rows::Documents(Columns::detect(&files[0], &data.text, &data.query, &data.completion)?),
+    })
 }
 
 /// The files that another stage of this run wrote: its training split and its test split.

@@ -5,6 +5,7 @@ use super::plan::{DOWN, GATE_UP, Linear, OUTPUT, QKV};
 use super::{Activations, Block, LayerPlan, Pass, ROWS, Scratch, Shape, block_of, blocks};
 use crate::lm::Parameter;
 use crate::lm::kernels::tile::{Float, Left};
+use crate::train::arithmetic::TrainPart;
 use crate::train::panels::interleave_rows;
 use crate::train::product::{Begin, add_outer, product};
 use crate::train::rows;
@@ -24,15 +25,29 @@ impl Pass<'_> {
         gradients: &mut [Parameter],
         scratch: &mut Scratch<E>,
     ) {
-        for (linear, panels) in layer.linears.iter().zip(&mut scratch.weights) {
-            panels.pack(linear.width, linear.inner, |output| linear.row(self.parameters, output));
-        }
-        self.backward_mlp(layer, dx, saved, gradients, scratch);
-        let attention = self.attention(layer, &saved.qkv);
-        let (d_attended, gradients_of_heads) = (&scratch.d_attended, &mut scratch.head_gradients);
-        attention.backward(&saved.attended, d_attended, &saved.log_sums, gradients_of_heads, &scratch.attention);
-        self.backward_qkv(layer, x, dx, saved, gradients, scratch);
+        self.meter.time(TrainPart::Pack, || {
+            for (linear, panels) in layer.linears.iter().zip(&mut scratch.weights) {
+                panels.pack(linear.width, linear.inner, |output| linear.row(self.parameters, output));
+            }
+        });
+        self.meter.time(TrainPart::OutputMlpBackward, || self.backward_mlp(layer, dx, saved, gradients, scratch));
+        self.meter.time(TrainPart::AttentionBackward, || {
+            let attention = self.attention(layer, &saved.qkv);
+            let (d_attended, gradients_of_heads) = (&scratch.d_attended, &mut scratch.head_gradients);
+            attention.backward(&saved.attended, d_attended, &saved.log_sums, gradients_of_heads, &scratch.attention);
+        });
+        self.meter.time(TrainPart::QkvBackward, || self.backward_qkv(layer, x, dx, saved, gradients, scratch));
+        self.meter.time(TrainPart::WeightGradients, || self.weight_gradients(layer, saved, gradients, scratch));
+    }
 
+    /// Adds the gradients of the layer's weights, whose operands the ways back left in `scratch`.
+    fn weight_gradients<E: Float>(
+        &self,
+        layer: &LayerPlan,
+        saved: &Activations,
+        gradients: &mut [Parameter],
+        scratch: &mut Scratch<E>,
+    ) {
         let Shape { hidden, inner, .. } = *self.shape;
         let (tokens, query) = (self.tokens(), self.shape.query());
         let inputs = [

@@ -4,6 +4,7 @@ use super::plan::{DOWN, GATE_UP, OUTPUT, QKV};
 use super::{Activations, Block, LayerPlan, Pass, ROWS, Scratch, Shape, block_of, blocks};
 use crate::lm::kernels::tile::{Float, Left};
 use crate::lm::kernels::vector;
+use crate::train::arithmetic::TrainPart;
 use crate::train::panels::Panels;
 use crate::train::product::{Begin, product};
 use crate::train::rows;
@@ -21,10 +22,14 @@ impl Pass<'_> {
     ) {
         let (tokens, shape) = (self.tokens(), *self.shape);
         let Shape { hidden, inner, heads, kv_heads, dim, .. } = shape;
-        for (linear, (panels, bias)) in layer.linears.iter().zip(scratch.weights.iter_mut().zip(&mut scratch.biases)) {
-            panels.pack_transposed(linear.inner, linear.width, |output| linear.row(self.parameters, output));
-            linear.bias(self.parameters, bias);
-        }
+        self.meter.time(TrainPart::Pack, || {
+            for (linear, (panels, bias)) in
+                layer.linears.iter().zip(scratch.weights.iter_mut().zip(&mut scratch.biases))
+            {
+                panels.pack_transposed(linear.inner, linear.width, |output| linear.row(self.parameters, output));
+                linear.bias(self.parameters, bias);
+            }
+        });
         let raw_width = if layer.head_norms.is_some() { (heads + kv_heads) * dim } else { 0 };
         saved.qkv.resize(tokens * shape.qkv(), 0.0);
         saved.raw.resize(tokens * raw_width, 0.0);
@@ -35,7 +40,7 @@ impl Pass<'_> {
         let (weights, biases) = (&scratch.weights, &scratch.biases);
         let qkv = blocks(&mut saved.qkv, tokens, shape.qkv());
         let raw = blocks(&mut saved.raw, tokens, raw_width);
-        qkv.into_par_iter().zip(raw).enumerate().for_each(|(index, (qkv, raw))| {
+        let project = |(index, (qkv, raw)): (usize, (&mut [f32], &mut [f32]))| {
             scratch.blocks.with(|block| {
                 let x = block_of(x, index, hidden);
                 normalise(x, self.values(layer.attention_norm), shape.eps, &mut block.normed);
@@ -43,9 +48,12 @@ impl Pass<'_> {
                 product(a, x.len() / hidden, &weights[QKV], begin(&biases[QKV]), qkv, shape.qkv());
                 self.norm_and_rotate(layer, index * ROWS, qkv, raw);
             });
-        });
+        };
+        self.meter.time(TrainPart::Qkv, || qkv.into_par_iter().zip(raw).enumerate().for_each(project));
 
-        self.attention(layer, &saved.qkv).forward(&mut scratch.attended, &scratch.attention);
+        self.meter.time(TrainPart::Attention, || {
+            self.attention(layer, &saved.qkv).forward(&mut scratch.attended, &scratch.attention);
+        });
         saved.log_sums.clone_from(&scratch.attended.log_sums);
 
         let heads_out = &scratch.attended.out;
@@ -54,8 +62,9 @@ impl Pass<'_> {
         let gate_up = blocks(&mut saved.gate_up, tokens, 2 * inner);
         let out_width = out.len() / tokens.max(1);
         let out = blocks(out, tokens, out_width);
-        attended.into_par_iter().zip(middle).zip(gate_up).zip(out).enumerate().for_each(
-            |(index, (((attended, middle), gate_up), out))| {
+        let blocks = attended.into_par_iter().zip(middle).zip(gate_up).zip(out).enumerate();
+        self.meter.time(TrainPart::OutputMlp, || {
+            blocks.for_each(|(index, (((attended, middle), gate_up), out))| {
                 scratch.blocks.with(|block| {
                     let x = block_of(x, index, hidden);
                     let rows = x.len() / hidden;
@@ -80,8 +89,8 @@ impl Pass<'_> {
                     let a = E::left(wide, inner, operand);
                     add_product(a, rows, &weights[DOWN], &biases[DOWN], middle, out, hidden);
                 });
-            },
-        );
+            });
+        });
     }
 
     /// Norms the heads of queries and keys where the model does, keeping them as they were, and rotates them.
