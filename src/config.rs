@@ -21,7 +21,8 @@ pub use pretrain::{
 };
 pub use sizes::ByteSize;
 
-use crate::countdown::condition::{Answers, Condition, Strata};
+use crate::countdown::condition::{Answers, Condition, Habits, Strata, TryOrder};
+use crate::countdown::derivation::Operator;
 use crate::countdown::phrases::Diversity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -348,6 +349,9 @@ pub struct Prime {
     /// How often each kind of wrong answer is drawn.
     #[serde(default)]
     pub strata: StrataMix,
+    /// How the search goes, in place of what the conditions are set to.
+    #[serde(default)]
+    pub habits: HabitsConfig,
     /// Traces per condition in `train.parquet`.
     #[serde(default = "Prime::default_train")]
     pub train: u64,
@@ -365,6 +369,8 @@ pub struct Prime {
     pub numbers: Option<[u32; 2]>,
     /// The smallest and the largest target. Absent: 10 to 25, or all that the puzzle files have.
     pub targets: Option<[u32; 2]>,
+    /// The operators of puzzles that are drawn and of their traces: `add`, `subtract`, `multiply`, `divide`; all if absent.
+    pub operators: Option<Vec<Operator>>,
     /// How many ways of saying things: `full` has at least 30 phrases for each event, `terse` one, for tiny models.
     #[serde(default)]
     pub diversity: Diversity,
@@ -463,6 +469,55 @@ impl Default for StrataMix {
     fn default() -> Self {
         let Strata { slip, rule_break, give_up } = Strata::DEFAULT;
         Self { slip, rule_break, give_up }
+    }
+}
+
+/// How the traces of a search are planned, in place of what each condition is set to (after the counts of the paper's primed models).
+/// What a condition leaves out stays out: `direct` does not search, whatever stands here.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct HabitsConfig {
+    /// The mean number of failed tries before the last one.
+    pub failed_tries: Option<f64>,
+    /// At most so many failed tries.
+    pub max_failed_tries: Option<u8>,
+    /// How often a failed try is held against the target: a share, like the ones below.
+    pub checks_misses: Option<f64>,
+    /// How often the last try is.
+    pub checks_hits: Option<f64>,
+    /// How often a try begins with a subgoal.
+    pub subgoals: Option<f64>,
+    /// How often a try begins by working back from the target.
+    pub back_steps: Option<f64>,
+    /// How often backtracking keeps the first steps.
+    pub keeps_steps: Option<f64>,
+    /// How often a failed try of four numbers or more ends before all are used.
+    pub abandons: Option<f64>,
+    /// `by-taste` tries combinations as a thinker likes them, by a taste that each trace draws anew; `in-turn` tries them in one fixed
+    /// order from a place drawn at random, so that what comes next follows from what was tried last. A puzzle whose solution is not
+    /// among them is used by no condition.
+    pub order: Option<TryOrder>,
+    /// No step of a try gives more, which keeps a tiny model's vocabulary small.
+    pub highest: Option<u32>,
+}
+
+impl HabitsConfig {
+    /// A condition's habits with these in place, as far as the condition has them.
+    pub fn over(&self, condition: Condition) -> Habits {
+        let own = condition.habits();
+        let share = |given: Option<f64>, own: f64| if own == 0.0 { own } else { given.unwrap_or(own) };
+        Habits {
+            failed_tries: share(self.failed_tries, own.failed_tries),
+            max_failed_tries: self.max_failed_tries.filter(|_| own.max_failed_tries != 0).unwrap_or(own.max_failed_tries),
+            checks_misses: share(self.checks_misses, own.checks_misses),
+            checks_hits: share(self.checks_hits, own.checks_hits),
+            subgoals: share(self.subgoals, own.subgoals),
+            back_steps: share(self.back_steps, own.back_steps),
+            keeps_steps: share(self.keeps_steps, own.keeps_steps),
+            abandons: share(self.abandons, own.abandons),
+            order: self.order.unwrap_or(own.order),
+            highest: self.highest.or(own.highest),
+        }
     }
 }
 

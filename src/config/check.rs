@@ -1,9 +1,12 @@
 //! Values that types cannot rule out: ranges, and keys that must or must not stand together.
 
 use super::load::{NAME_RULE, is_name};
-use super::{Author, Classify, Config, Curate, EndpointConfig, EndpointJudgeConfig, Fetch, Prime, Rewrite, Thresholds};
+use super::{
+    Author, Classify, Config, Curate, EndpointConfig, EndpointJudgeConfig, Fetch, HabitsConfig, Prime, Rewrite, Thresholds,
+};
 use crate::countdown::condition::Condition;
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
+use crate::countdown::solver::Operators;
 use crate::endpoint::{check_url, is_variable};
 use crate::error::Failure;
 use std::collections::BTreeSet;
@@ -229,7 +232,42 @@ fn check_prime(prime: &Prime, expect: impl Fn(bool, &str, &str) -> Result<(), Fa
         expect((1..=1_000_000_000).contains(&rl.train), "prime.rl.train", "expected a number from 1 to 1,000,000,000")?;
         expect((1..=10_000_000).contains(&rl.test), "prime.rl.test", "expected a number from 1 to 10,000,000")?;
     }
+    expect(
+        prime.operators.is_none() || prime.puzzles.is_empty(),
+        "prime.operators",
+        "puzzle files have their solutions with all operators: remove one of `operators` and `puzzles`",
+    )?;
+    check_habits(&prime.habits, &expect)?;
     prime.author.as_ref().map_or(Ok(()), |author| check_author(author, &distinct, expect))
+}
+
+fn check_habits(
+    habits: &HabitsConfig,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let shares = [
+        ("checks-misses", habits.checks_misses),
+        ("checks-hits", habits.checks_hits),
+        ("subgoals", habits.subgoals),
+        ("back-steps", habits.back_steps),
+        ("keeps-steps", habits.keeps_steps),
+        ("abandons", habits.abandons),
+    ];
+    for (key, share) in shares {
+        let holds = share.is_none_or(|share| (0.0..=1.0).contains(&share));
+        expect(holds, &format!("prime.habits.{key}"), "expected a share from 0 to 1")?;
+    }
+    expect(habits.highest != Some(0), "prime.habits.highest", "expected at least 1")?;
+    // A mean of tries that its bound allows, under every condition.
+    let reachable = |condition: Condition| {
+        let habits = habits.over(condition);
+        (0.0..=f64::from(habits.max_failed_tries)).contains(&habits.failed_tries)
+    };
+    expect(
+        Condition::ALL.into_iter().all(reachable),
+        "prime.habits.failed-tries",
+        "expected a mean from 0 to `max-failed-tries`, which is 10 if absent",
+    )
 }
 
 fn check_author(
@@ -319,7 +357,7 @@ impl From<&Prime> for PuzzleSpec {
             sizes: prime.sizes.as_ref().map_or(paper.sizes, |sizes| sizes.iter().map(|&size| (size, 1.0)).collect()),
             numbers: prime.numbers.map_or(paper.numbers, range),
             targets: prime.targets.map_or(paper.targets, range),
-            operators: paper.operators,
+            operators: prime.operators.as_ref().map_or(paper.operators, |operators| Operators::new(operators)),
         }
     }
 }

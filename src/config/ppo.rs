@@ -2,6 +2,7 @@
 
 use super::Prime;
 use super::pretrain::{Checkpoints, TrainingPrecision};
+use crate::countdown::derivation::Operator;
 use crate::countdown::verdict;
 use crate::error::Failure;
 use crate::rl::advantage::AdvantageKind;
@@ -163,6 +164,7 @@ impl Ppo {
             puzzles.sizes = puzzles.sizes.take().or_else(|| prime.sizes.clone());
             puzzles.numbers = puzzles.numbers.or(prime.numbers);
             puzzles.targets = puzzles.targets.or(prime.targets);
+            puzzles.operators = puzzles.operators.take().or_else(|| prime.operators.clone());
             puzzles.query = puzzles.query.take().or_else(|| prime.query.clone());
         }
         resolved
@@ -216,6 +218,9 @@ pub struct Puzzles {
     pub numbers: Option<[u32; 2]>,
     /// The smallest and the largest target. If absent, as in `[prime]`, else 10 and 100.
     pub targets: Option<[u32; 2]>,
+    /// The operators that a puzzle must be solvable with: `add`, `subtract`, `multiply`, `divide`. If absent, as in `[prime]`, else all.
+    /// Answers may use any.
+    pub operators: Option<Vec<Operator>>,
     /// A file to use as query in place of the embedded one. If absent, that of `[prime]`.
     pub query: Option<String>,
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! game     puzzle · draw · derivation · solver · expr · verdict · compat · query
-//! traces   condition · trace (events) · planner · wrong · phrases · realiser · scramble · generate · author
+//! traces   condition · trace (events) · planner · in_turn · wrong · phrases · realiser · scramble · generate · author
 //! reading  lexer · reader · lexicon · counter · gates · fairness · calibration
 //! ```
 //!
@@ -25,6 +25,7 @@ pub mod expr;
 pub mod fairness;
 pub mod gates;
 pub mod generate;
+mod in_turn;
 mod lexer;
 mod lexicon;
 pub mod phrases;

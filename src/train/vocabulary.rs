@@ -36,8 +36,8 @@ const KNOWN_ENDS: [&str; 6] = [END, "<|end_of_text|>", "</s>", "<eos>", "<|im_en
 const PIECES: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Words, numbers and signs, each with the blank before it: the text is its tokens, written after each other.
-const WORDS: &str = r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]|\s";
+/// Tags, words, numbers and signs, each with the blank before it: the text is its tokens, written after each other.
+const WORDS: &str = r" ?</?\p{L}+>| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]|\s";
 
 /// The files that a checkpoint carries for its tokenizer, where a model folder has them.
 const FILES: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
@@ -47,7 +47,7 @@ const FILES: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "special_to
 pub enum Making {
     /// Byte-level BPE.
     Bpe,
-    /// Whole words, numbers and signs.
+    /// Whole tags, words, numbers and signs.
     Words,
 }
 
