@@ -43,8 +43,13 @@ pub struct Config {
     pub curate: Option<Curate>,
     /// Has a language model turn curated documents into question, thoughts and answer.
     pub rewrite: Option<Rewrite>,
+    /// Writes texts of arithmetic to train a model from scratch on; needs no documents.
+    pub arithmetic: Option<Arithmetic>,
     /// Synthesises Countdown priming traces; needs no documents.
     pub prime: Option<Prime>,
+    /// Trains a model for `pretrain` or `ppo` to go on from with `from = "base"`. Its keys are those of `[pretrain]`; arms that say
+    /// nothing else share it.
+    pub base: Option<Pretrain>,
     /// Trains a language model.
     pub pretrain: Option<Pretrain>,
     /// Trains a language model by reinforcement.
@@ -332,6 +337,52 @@ pub struct WriterLm {
     pub precision: crate::lm::Precision,
 }
 
+/// The stages whose models others may go on from, by name.
+pub const TRAINED: [&str; 2] = ["base", "pretrain"];
+
+impl Config {
+    /// The tables that train a language model on texts, by name, in the order in which they run.
+    pub fn trainings(&self) -> impl Iterator<Item = (&'static str, &Pretrain)> {
+        let tables = TRAINED.into_iter().zip([&self.base, &self.pretrain]);
+        tables.filter_map(|(name, table)| Some((name, table.as_ref()?)))
+    }
+}
+
+/// Texts of arithmetic: facts, comparisons, expressions and their steps, in the words of terse priming traces, and nothing of
+/// searching. Training sources name them `arithmetic.text`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Arithmetic {
+    /// Texts to train on.
+    pub train: u64,
+    /// Texts to hold out.
+    pub test: u64,
+    /// How many numbers an expression has; each count is drawn equally often.
+    pub sizes: Vec<usize>,
+    /// The smallest and the largest number of expressions.
+    pub numbers: [u32; 2],
+    /// No operand and no result is higher.
+    pub highest: u32,
+    /// `add`, `subtract`, `multiply`, `divide`; all if absent.
+    pub operators: Option<Vec<Operator>>,
+    /// Words of the shortest and of the longest texts, about.
+    pub lengths: [u32; 2],
+}
+
+impl Default for Arithmetic {
+    fn default() -> Self {
+        Self {
+            train: 36_000,
+            test: 200,
+            sizes: vec![3],
+            numbers: [1, 15],
+            highest: 75,
+            operators: None,
+            lengths: [30, 300],
+        }
+    }
+}
+
 /// Countdown priming traces: the same puzzles under every condition, each trace checked by the verdict and the counter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -508,7 +559,10 @@ impl HabitsConfig {
         let share = |given: Option<f64>, own: f64| if own == 0.0 { own } else { given.unwrap_or(own) };
         Habits {
             failed_tries: share(self.failed_tries, own.failed_tries),
-            max_failed_tries: self.max_failed_tries.filter(|_| own.max_failed_tries != 0).unwrap_or(own.max_failed_tries),
+            max_failed_tries: self
+                .max_failed_tries
+                .filter(|_| own.max_failed_tries != 0)
+                .unwrap_or(own.max_failed_tries),
             checks_misses: share(self.checks_misses, own.checks_misses),
             checks_hits: share(self.checks_hits, own.checks_hits),
             subgoals: share(self.subgoals, own.subgoals),

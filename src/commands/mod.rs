@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 mod bench;
+mod compare;
 mod completions;
 mod evaluate;
 mod inspect;
@@ -35,6 +36,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Verify(args) => verify::run(&args, json),
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Evaluate(args) => evaluate::run(&args, json),
+        Command::Compare(args) => compare::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Report(args) => report::run(&args, json),
         Command::Submit(args) => submit::run(&args),

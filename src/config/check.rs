@@ -2,7 +2,8 @@
 
 use super::load::{NAME_RULE, is_name};
 use super::{
-    Author, Classify, Config, Curate, EndpointConfig, EndpointJudgeConfig, Fetch, HabitsConfig, Prime, Rewrite, Thresholds,
+    Arithmetic, Author, Classify, Config, Curate, EndpointConfig, EndpointJudgeConfig, Fetch, HabitsConfig, Prime,
+    Rewrite, Thresholds,
 };
 use crate::countdown::condition::Condition;
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
@@ -67,11 +68,24 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
             });
         }
     }
-    if let Some(pretrain) = &config.pretrain {
+    if let Some(arithmetic) = &config.arithmetic {
+        check_arithmetic(arithmetic, expect)?;
+    }
+    for (table, pretrain) in config.trainings() {
+        // The keys of both tables are named alike.
+        let expect =
+            |holds: bool, key: &str, expectation: &str| expect(holds, &key.replacen("pretrain", table, 1), expectation);
+        let from = pretrain.from.as_deref();
+        expect(
+            from != Some("base") || (table != "base" && config.base.is_some()),
+            "pretrain.from",
+            "expected a model: this recipe has no `[base]` before it",
+        )?;
+        expect(from != Some("pretrain"), "pretrain.from", "expected a model, which this stage is to make")?;
         super::pretrain::check(pretrain, |stage, set| has_set(config, stage, set), expect)?;
     }
     if let Some(ppo) = &config.ppo {
-        super::ppo::check(ppo, config.pretrain.is_some(), expect)?;
+        super::ppo::check(ppo, |name| config.trainings().any(|(table, _)| table == name), expect)?;
     }
     Ok(())
 }
@@ -81,6 +95,7 @@ fn has_set(config: &Config, stage: &str, set: &str) -> Option<bool> {
     match stage {
         "curate" => config.curate.as_ref().map(|curate| curate.corpus.contains_key(set)),
         "prime" => config.prime.as_ref().map(|prime| prime.conditions.iter().any(|condition| condition.name() == set)),
+        "arithmetic" => config.arithmetic.as_ref().map(|_| set == crate::stages::arithmetic::SET),
         "rewrite" => config.rewrite.as_ref().map(|rewrite| rewrite.corpus.contains_key(set)),
         _ => None,
     }
@@ -239,6 +254,31 @@ fn check_prime(prime: &Prime, expect: impl Fn(bool, &str, &str) -> Result<(), Fa
     )?;
     check_habits(&prime.habits, &expect)?;
     prime.author.as_ref().map_or(Ok(()), |author| check_author(author, &distinct, expect))
+}
+
+fn check_arithmetic(
+    arithmetic: &Arithmetic,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let Arithmetic { train, test, sizes, numbers, highest, operators, lengths } = arithmetic;
+    expect((1..=1_000_000_000).contains(train), "arithmetic.train", "expected a number from 1 to 1,000,000,000")?;
+    expect((1..=10_000_000).contains(test), "arithmetic.test", "expected a number from 1 to 10,000,000")?;
+    expect(
+        !sizes.is_empty() && sizes.iter().all(|size| (2..=6).contains(size)),
+        "arithmetic.sizes",
+        "expected counts from 2 to 6, such as `[3]`",
+    )?;
+    let is_range = |[low, high]: [u32; 2], most: u32| 1 <= low && low <= high && high <= most;
+    let expectation = "expected the smallest and the largest, from 1 to 10,000, such as `[1, 15]`";
+    expect(is_range(*numbers, 10_000), "arithmetic.numbers", expectation)?;
+    expect((1..=1_000_000).contains(highest), "arithmetic.highest", "expected a number from 1 to 1,000,000")?;
+    expect(
+        operators.as_ref().is_none_or(|operators| !operators.is_empty()),
+        "arithmetic.operators",
+        "expected at least one operator, such as `[\"add\"]`",
+    )?;
+    let expectation = "expected the shortest and the longest, from 1 to 100,000, such as `[30, 300]`";
+    expect(is_range(*lengths, 100_000), "arithmetic.lengths", expectation)
 }
 
 fn check_habits(

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Ppo {
-    /// The model to begin with, which is also the reference that the KL penalty keeps it near: `pretrain` for the one of this run, a
-    /// Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`.
+    /// The model to begin with, which is also the reference that the KL penalty keeps it near: `pretrain` or
+    /// `base` for one of this run, a Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`.
     #[serde(default = "Ppo::default_from")]
     pub from: String,
     /// Steps: rollouts, rewards, updates.
@@ -381,13 +381,13 @@ pub enum EvaluationSplit {
 /// Checks what types cannot rule out.
 pub(super) fn check(
     ppo: &Ppo,
-    has_pretrain: bool,
+    has_stage: impl Fn(&str) -> bool,
     expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     expect(
-        ppo.from != "pretrain" || has_pretrain,
+        !super::TRAINED.contains(&ppo.from.as_str()) || has_stage(&ppo.from),
         "ppo.from",
-        "expected a model: this recipe has no `[pretrain]` that would make one",
+        &format!("expected a model: this recipe has no `[{}]` that would make one", ppo.from),
     )?;
     let counts = [
         ("steps", ppo.steps as usize, 0, 1_000_000),

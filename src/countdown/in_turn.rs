@@ -41,12 +41,7 @@ pub(super) fn tries(
 }
 
 /// A try in place of the solution that misses the target: mostly the next one in turn, else any.
-pub(super) fn missing_try(
-    puzzle: &Puzzle,
-    solution: &Derivation,
-    means: Means,
-    rng: &mut ChaCha8Rng,
-) -> Option<Try> {
+pub(super) fn missing_try(puzzle: &Puzzle, solution: &Derivation, means: Means, rng: &mut ChaCha8Rng) -> Option<Try> {
     let order = combinations(puzzle, means);
     let class = solution.class();
     let place = order.iter().position(|derivation| derivation.class() == class)?;
@@ -92,7 +87,8 @@ impl Walk {
                     let (left, right) = if is_ordered && falls { (second, first) } else { (first, second) };
                     let result = operator.apply(values[usize::from(left)], values[usize::from(right)]);
                     let is_last = derivation.steps().len() + 2 == n_numbers;
-                    let is_good = |&value: &i64| self.means.allows(value, self.target) && (is_last || value != self.target);
+                    let is_good =
+                        |&value: &i64| self.means.allows(value, self.target) && (is_last || value != self.target);
                     if result.filter(is_good).is_some() {
                         let mut next = derivation;
                         next.push(Step { left, operator, right });

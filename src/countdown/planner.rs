@@ -85,11 +85,9 @@ pub fn plan(
             values.is_none_or(|values| values[from..from + kept].contains(&puzzle.target().into()))
         };
         let kept = if tries.last().is_some_and(|next| holds_target(&next.derivation)) { 0 } else { kept };
-        let failed =
-            failed_try(&tries, &known, kept, puzzle, means, habits, taste, rng).map(|failed| (failed, kept));
+        let failed = failed_try(&tries, &known, kept, puzzle, means, habits, taste, rng).map(|failed| (failed, kept));
         // What was kept may leave no other way; the start does.
-        let from_start =
-            || failed_try(&tries, &known, 0, puzzle, means, habits, taste, rng).map(|failed| (failed, 0));
+        let from_start = || failed_try(&tries, &known, 0, puzzle, means, habits, taste, rng).map(|failed| (failed, 0));
         let Some((failed, kept)) = failed.or_else(from_start) else { break };
         if let Some(next) = tries.last_mut() {
             next.from = kept as u8;

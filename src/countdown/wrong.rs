@@ -98,12 +98,7 @@ fn from_other_numbers(puzzle: &Puzzle, means: Means, rng: &mut ChaCha8Rng) -> Op
 }
 
 /// Goes on with all numbers but one, and at the end takes, in its place, the one that happens to be needed.
-fn with_invention(
-    start: &Derivation,
-    puzzle: &Puzzle,
-    means: Means,
-    rng: &mut ChaCha8Rng,
-) -> Option<Derivation> {
+fn with_invention(start: &Derivation, puzzle: &Puzzle, means: Means, rng: &mut ChaCha8Rng) -> Option<Derivation> {
     let target = i64::from(puzzle.target());
     let n_numbers = start.numbers().len();
     let free: Vec<u8> = start.free_items(start.steps().len()).filter(|&item| usize::from(item) < n_numbers).collect();
@@ -127,7 +122,8 @@ fn with_invention(
         means.operators.contains(operator)
             && 1 < number
             && means.allows(number, target)
-            && number != target && number != values[usize::from(left_out)]
+            && number != target
+            && number != values[usize::from(left_out)]
     };
     let (operator, number, number_first) =
         *choices.iter().cycle().skip(first).take(choices.len()).find(is_plausible)?;
@@ -159,9 +155,9 @@ fn chain_to_target(numbers: &[u32], puzzle: &Puzzle, means: Means, rng: &mut Cha
             let last = derivation.last_item();
             values[..last].contains(&target) && !puzzle.numbers().contains(&puzzle.target())
         });
-        let is_allowed = derivation
-            .values()
-            .is_some_and(|values| values[derivation.result_item(0)..=derivation.last_item()].iter().all(|&value| means.allows(value, target)));
+        let is_allowed = derivation.values().is_some_and(|values| {
+            values[derivation.result_item(0)..=derivation.last_item()].iter().all(|&value| means.allows(value, target))
+        });
         if is_chain && !touches_target_early && is_allowed {
             n_found += 1;
             if rng.random_ratio(1, n_found) {

@@ -121,11 +121,11 @@ impl Vocabulary {
         Self::of_files(tokenizer, files, end, &folder.display().to_string())
     }
 
-    /// Makes a tokenizer from data: equal data give equal bytes, however many threads there are.
+    /// Makes a tokenizer from data, and from a text `also` that stands for what the data lack: equal data give equal bytes, however many threads there are.
     ///
     /// # Errors
     /// A [`Failure`] with [`Exit::BadData`] if the data hold no text.
-    pub fn make(making: Making, size: usize, data: &[(Vec<DataFile>, Columns)]) -> anyhow::Result<Self> {
+    pub fn make(making: Making, size: usize, data: &[(Vec<DataFile>, Columns)], also: &str) -> anyhow::Result<Self> {
         let special = |content: &str| AddedToken::from(content, true);
         let (mut tokenizer, mut trainer) = match making {
             Making::Bpe => {
@@ -163,7 +163,7 @@ impl Vocabulary {
                 (tokenizer, TrainerWrapper::WordLevelTrainer(trainer))
             }
         };
-        feed(&mut tokenizer, &mut trainer, data)?;
+        feed(&mut tokenizer, &mut trainer, data, also)?;
         let json = tokenizer.to_string(true).map_err(failed)?;
         let unknown = (making == Making::Words).then_some(UNKNOWN);
         let files = BTreeMap::from([
@@ -269,6 +269,7 @@ fn feed(
     tokenizer: &mut Tokenizer,
     trainer: &mut TrainerWrapper,
     data: &[(Vec<DataFile>, Columns)],
+    also: &str,
 ) -> anyhow::Result<()> {
     let (send, texts) = sync_channel::<String>(256);
     let read = move || -> anyhow::Result<u64> {
@@ -296,7 +297,8 @@ fn feed(
     };
     let (read, trained) = std::thread::scope(|scope| {
         let reading = scope.spawn(read);
-        let trained = tokenizer.train(trainer, texts.into_iter()).map(|_| ());
+        let texts = texts.into_iter().chain(std::iter::once(also.to_owned()));
+        let trained = tokenizer.train(trainer, texts).map(|_| ());
         (reading.join(), trained)
     });
     let rows = read.map_err(|_| anyhow::anyhow!("reading the training data panicked"))??;
@@ -338,9 +340,9 @@ mod tests {
         let lines = prose();
         let data = texts(folder.path(), &lines.iter().map(String::as_str).collect::<Vec<_>>());
         for (making, size) in [(Making::Bpe, 400), (Making::Words, 300)] {
-            let first = Vocabulary::make(making, size, &data).unwrap();
+            let first = Vocabulary::make(making, size, &data, "").unwrap();
             for _ in 0..3 {
-                assert_eq!(Vocabulary::make(making, size, &data).unwrap().files(), first.files(), "{making:?}");
+                assert_eq!(Vocabulary::make(making, size, &data, "").unwrap().files(), first.files(), "{making:?}");
             }
             assert!(first.tokenizer().vocab_size() <= size);
             for text in &lines[..20] {
@@ -355,7 +357,7 @@ mod tests {
     fn a_word_that_is_not_known_is_counted() {
         let folder = tempfile::tempdir().unwrap();
         let data = texts(folder.path(), &["a b c", "a b"]);
-        let vocabulary = Vocabulary::make(Making::Words, 300, &data).unwrap();
+        let vocabulary = Vocabulary::make(Making::Words, 300, &data, "").unwrap();
         let unseen = texts(folder.path(), &["a b zebra", ""]);
         let path = folder.path().join("a.tokens");
         assert!(tokenise(&unseen[0].0, &unseen[0].1, &vocabulary, &path, &|_| true).unwrap());
@@ -368,14 +370,14 @@ mod tests {
     #[test]
     fn no_text_makes_no_tokenizer() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Vocabulary::make(Making::Bpe, 300, &texts(folder.path(), &["", " "])).err().unwrap();
+        let error = Vocabulary::make(Making::Bpe, 300, &texts(folder.path(), &["", " "]), "").err().unwrap();
         assert!(error.to_string().contains("no text"), "{error:#}");
     }
 
     #[test]
     fn a_tokenizer_of_another_model_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let vocabulary = Vocabulary::make(Making::Words, 300, &texts(folder.path(), &["a b c d"])).unwrap();
+        let vocabulary = Vocabulary::make(Making::Words, 300, &texts(folder.path(), &["a b c d"]), "").unwrap();
         vocabulary.check_fits(vocabulary.tokenizer().vocab_size(), "m").unwrap();
         let error = vocabulary.check_fits(3, "m").unwrap_err();
         assert!(error.to_string().contains("the tokenizer of `m` has"), "{error:#}");

@@ -1,0 +1,276 @@
+//! `pipeline compare RUN...`: the arms of an experiment against one of them, problem by problem.
+//!
+//! It reads the evaluations that `ppo` wrote. A problem's score is the share of its responses that solve it; its area is the mean of
+//! that score over steps, by the trapezoidal rule. Differences are paired by problem, and their intervals are bootstrapped over
+//! problems. Of several runs, which differ by seed, the problems stand together, each compared within its own run.
+
+use crate::cli::Compare;
+use crate::data::sidecar;
+use crate::error::{Exit, Failure};
+use crate::plan::{Plan, Stage, Work};
+use crate::rl::statistics::{Interval, paired_bootstrap};
+use crate::run::dir::RunDir;
+use crate::run::manifest::Manifest;
+use anyhow::Context;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+const RESAMPLES: usize = 10_000;
+const SEED: u64 = 1;
+
+/// Per-problem figures of one arm, over all runs.
+#[derive(Debug, Default)]
+struct Arm {
+    runs: usize,
+    steps: u64,
+    first: Vec<f64>,
+    last: Vec<f64>,
+    area: Vec<f64>,
+    /// Which problem each is: run, numbers and target.
+    problems: Vec<String>,
+    before: Habits,
+    after: Habits,
+}
+
+/// Means per response of one look, summed over runs.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Habits {
+    verification: f64,
+    backtracking: f64,
+    attempts: f64,
+    tokens: f64,
+    truncated: f64,
+}
+
+/// An arm's line.
+#[derive(Debug, Serialize)]
+struct Line {
+    arm: String,
+    runs: usize,
+    problems: usize,
+    steps: u64,
+    pass_at_1_before: Interval,
+    pass_at_1: Interval,
+    area: Interval,
+    /// This arm's minus the baseline's; absent for the baseline.
+    pass_at_1_difference: Option<Interval>,
+    area_difference: Option<Interval>,
+    before: Habits,
+    after: Habits,
+}
+
+pub fn run(args: &Compare, json: bool) -> anyhow::Result<Exit> {
+    let mut arms: BTreeMap<String, Arm> = BTreeMap::new();
+    for (index, folder) in args.runs.iter().enumerate() {
+        let (dir, plan) = super::existing_plan(folder)?;
+        for stage in plan.stages.iter().filter(|stage| matches!(stage.work, Work::Ppo(_))) {
+            read(index, &plan, &dir, stage, &mut arms)?;
+        }
+    }
+    let baseline = arms.get(&args.baseline).ok_or_else(|| {
+        let names: Vec<&str> = arms.keys().map(String::as_str).collect();
+        Failure::new(Exit::Usage, format!("no arm `{}` is done", args.baseline))
+            .hint(format!("arms with a finished `ppo`: {}", names.join(", ")))
+    })?;
+    let lines = arms.iter().map(|(name, arm)| line(name, arm, baseline)).collect::<anyhow::Result<Vec<Line>>>()?;
+    if json {
+        super::print_json(&lines)?;
+    } else {
+        super::print(&table(&lines, &args.baseline))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Reads the looks of one stage into the arms that share it.
+fn read(run: usize, plan: &Plan, dir: &RunDir, stage: &Stage, arms: &mut BTreeMap<String, Arm>) -> anyhow::Result<()> {
+    let Some(manifest) = Manifest::read(&dir.path(stage.manifest("all")))? else { return Ok(()) };
+    let prefix = format!("{}/evaluations/", stage.folder);
+    let mut looks = Vec::new();
+    for output in manifest.outputs.iter().filter(|output| output.path.starts_with(&prefix)) {
+        let path = dir.path(&output.path);
+        looks.push(Look::read(&sidecar::read(&path)?).with_context(|| format!("cannot use `{}`", path.display()))?);
+    }
+    looks.sort_by_key(|look| look.step);
+    let (Some(first), Some(last)) = (looks.first(), looks.last()) else { return Ok(()) };
+    let names = if stage.arms.is_empty() { vec![plan.name.clone()] } else { stage.arms.clone() };
+    for name in names {
+        let arm = arms.entry(name).or_default();
+        arm.runs += 1;
+        arm.steps = last.step;
+        arm.first.extend(&first.scores);
+        arm.last.extend(&last.scores);
+        arm.area.extend(areas(&looks));
+        arm.problems.extend(last.problems.iter().map(|problem| format!("{run} {problem}")));
+        arm.before.add(&first.habits);
+        arm.after.add(&last.habits);
+    }
+    Ok(())
+}
+
+/// A look at held-out problems.
+struct Look {
+    step: u64,
+    problems: Vec<String>,
+    /// The share of each problem's responses that solve it.
+    scores: Vec<f64>,
+    habits: Habits,
+}
+
+impl Look {
+    fn read(batch: &RecordBatch) -> anyhow::Result<Self> {
+        let column = |name: &str| batch.column_by_name(name).with_context(|| format!("there is no column `{name}`"));
+        let whole = |name: &str| -> anyhow::Result<Vec<i32>> {
+            let column =
+                column(name)?.as_primitive_opt::<Int32Type>().with_context(|| format!("`{name}` is no number"))?;
+            Ok(column.values().to_vec())
+        };
+        let flags = |name: &str| -> anyhow::Result<Vec<f64>> {
+            let column = column(name)?.as_boolean_opt().with_context(|| format!("`{name}` is no flag"))?;
+            Ok(column.values().iter().map(|flag| f64::from(u8::from(flag))).collect())
+        };
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+        let mean_of = |name: &str| -> anyhow::Result<f64> {
+            Ok(mean(&whole(name)?.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>()))
+        };
+        let steps = column("step")?.as_primitive_opt::<Int64Type>().context("`step` is no number")?;
+        let prompts = column("prompt")?.as_string_opt::<i32>().context("`prompt` is no text")?;
+        let solved = flags("solved")?;
+        let mut sums: BTreeMap<i32, (f64, f64, &str)> = BTreeMap::new();
+        for ((row, prompt), solved) in whole("prompt_index")?.into_iter().enumerate().zip(solved) {
+            let sum = sums.entry(prompt).or_insert((0.0, 0.0, prompts.value(row)));
+            *sum = (sum.0 + solved, sum.1 + 1.0, sum.2);
+        }
+        Ok(Self {
+            step: steps.values().first().copied().unwrap_or(0) as u64,
+            problems: sums.values().map(|(.., prompt)| (*prompt).to_owned()).collect(),
+            scores: sums.values().map(|(solved, responses, _)| solved / responses).collect(),
+            habits: Habits {
+                verification: mean_of("verification_count")?,
+                backtracking: mean_of("backtracking_count")?,
+                attempts: mean_of("attempts")?,
+                tokens: mean_of("tokens")?,
+                truncated: mean(&flags("truncated")?),
+            },
+        })
+    }
+}
+
+/// Each problem's score averaged over steps, by the trapezoidal rule; of a single look, its score.
+fn areas(looks: &[Look]) -> Vec<f64> {
+    let (Some(first), Some(last)) = (looks.first(), looks.last()) else { return Vec::new() };
+    let steps = (last.step - first.step) as f64;
+    let area = |problem: usize| {
+        let strips = looks.windows(2).map(|pair| {
+            let width = (pair[1].step - pair[0].step) as f64;
+            width * 0.5 * (pair[0].scores[problem] + pair[1].scores[problem])
+        });
+        if steps == 0.0 { last.scores[problem] } else { strips.sum::<f64>() / steps }
+    };
+    (0..last.scores.len()).map(area).collect()
+}
+
+impl Habits {
+    fn add(&mut self, other: &Self) {
+        self.verification += other.verification;
+        self.backtracking += other.backtracking;
+        self.attempts += other.attempts;
+        self.tokens += other.tokens;
+        self.truncated += other.truncated;
+    }
+
+    fn over(&self, runs: usize) -> Self {
+        let share = |sum: f64| sum / runs.max(1) as f64;
+        Self {
+            verification: share(self.verification),
+            backtracking: share(self.backtracking),
+            attempts: share(self.attempts),
+            tokens: share(self.tokens),
+            truncated: share(self.truncated),
+        }
+    }
+}
+
+fn line(name: &str, arm: &Arm, baseline: &Arm) -> anyhow::Result<Line> {
+    if arm.problems != baseline.problems {
+        let message = format!("arm `{name}` was evaluated on other problems than the baseline");
+        return Err(Failure::new(Exit::Usage, message)
+            .hint("compare runs whose arms are all done, with equal `[ppo.eval]`")
+            .into());
+    }
+    let zeros = vec![0.0; arm.last.len()];
+    let own = |scores: &[f64]| paired_bootstrap(scores, &zeros, RESAMPLES, SEED);
+    let against = |scores: &[f64], others: &[f64]| {
+        (!std::ptr::eq(arm, baseline)).then(|| paired_bootstrap(scores, others, RESAMPLES, SEED))
+    };
+    Ok(Line {
+        arm: name.to_owned(),
+        runs: arm.runs,
+        problems: arm.problems.len(),
+        steps: arm.steps,
+        pass_at_1_before: own(&arm.first),
+        pass_at_1: own(&arm.last),
+        area: own(&arm.area),
+        pass_at_1_difference: against(&arm.last, &baseline.last),
+        area_difference: against(&arm.area, &baseline.area),
+        before: arm.before.over(arm.runs),
+        after: arm.after.over(arm.runs),
+    })
+}
+
+fn table(lines: &[Line], baseline: &str) -> String {
+    let shown = |interval: &Interval| format!("{:.3} [{:.3}, {:.3}]", interval.mean, interval.low, interval.high);
+    let signed = |interval: &Option<Interval>| {
+        interval.as_ref().map_or("–".into(), |i| format!("{:+.3} [{:+.3}, {:+.3}]", i.mean, i.low, i.high))
+    };
+    let mut text = format!(
+        "| arm | runs | problems | steps | pass@1 before | pass@1 | minus `{baseline}` | area | minus `{baseline}` | checks | backtracks | tries | tokens | truncated |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+    );
+    for line in lines {
+        let change = |of: fn(&Habits) -> f64, digits: usize| {
+            format!("{:.digits$} → {:.digits$}", of(&line.before), of(&line.after))
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {:.3} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            line.arm,
+            line.runs,
+            line.problems,
+            line.steps,
+            line.pass_at_1_before.mean,
+            shown(&line.pass_at_1),
+            signed(&line.pass_at_1_difference),
+            shown(&line.area),
+            signed(&line.area_difference),
+            change(|habits| habits.verification, 2),
+            change(|habits| habits.backtracking, 2),
+            change(|habits| habits.attempts, 2),
+            change(|habits| habits.tokens, 0),
+            change(|habits| habits.truncated, 3),
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn areas_are_means_over_steps() {
+        let look = |step: u64, score: f64| Look {
+            step,
+            problems: vec!["p".into()],
+            scores: vec![score],
+            habits: Habits::default(),
+        };
+        let check = |looks: &[Look], expect: &[f64]| assert_eq!(areas(looks), expect);
+        check(&[look(0, 0.0), look(10, 1.0)], &[0.5]);
+        check(&[look(0, 0.0), look(10, 1.0), look(40, 1.0)], &[0.875]);
+        check(&[look(5, 0.25)], &[0.25]);
+        check(&[], &[]);
+    }
+}
