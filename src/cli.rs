@@ -173,7 +173,7 @@ pub struct Verify {
 
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// Run folders of one recipe; those that differ by seed are taken together
+    /// Run folders of one experiment: other seeds, or other arms
     #[arg(required = true)]
     pub runs: Vec<PathBuf>,
     /// The arm that the others are compared with

@@ -2,7 +2,7 @@
 //!
 //! It reads the evaluations that `ppo` wrote. A problem's score is the share of its responses that solve it; its area is the mean of
 //! that score over steps, by the trapezoidal rule. Differences are paired by problem, and their intervals are bootstrapped over
-//! problems. Of several runs, which differ by seed, the problems stand together, each compared within its own run.
+//! problems. Of several runs the problems stand together, each compared within its own seed; arms of one seed may lie in several runs.
 
 use crate::cli::Compare;
 use crate::data::sidecar;
@@ -29,7 +29,7 @@ struct Arm {
     first: Vec<f64>,
     last: Vec<f64>,
     area: Vec<f64>,
-    /// Which problem each is: run, numbers and target.
+    /// Which problem each is: the run's seed, numbers and target.
     problems: Vec<String>,
     before: Habits,
     after: Habits,
@@ -64,10 +64,10 @@ struct Line {
 
 pub fn run(args: &Compare, json: bool) -> anyhow::Result<Exit> {
     let mut arms: BTreeMap<String, Arm> = BTreeMap::new();
-    for (index, folder) in args.runs.iter().enumerate() {
+    for folder in &args.runs {
         let (dir, plan) = super::existing_plan(folder)?;
         for stage in plan.stages.iter().filter(|stage| matches!(stage.work, Work::Ppo(_))) {
-            read(index, &plan, &dir, stage, &mut arms)?;
+            read(&plan, &dir, stage, &mut arms)?;
         }
     }
     let baseline = arms.get(&args.baseline).ok_or_else(|| {
@@ -85,7 +85,7 @@ pub fn run(args: &Compare, json: bool) -> anyhow::Result<Exit> {
 }
 
 /// Reads the looks of one stage into the arms that share it.
-fn read(run: usize, plan: &Plan, dir: &RunDir, stage: &Stage, arms: &mut BTreeMap<String, Arm>) -> anyhow::Result<()> {
+fn read(plan: &Plan, dir: &RunDir, stage: &Stage, arms: &mut BTreeMap<String, Arm>) -> anyhow::Result<()> {
     let Some(manifest) = Manifest::read(&dir.path(stage.manifest("all")))? else { return Ok(()) };
     let prefix = format!("{}/evaluations/", stage.folder);
     let mut looks = Vec::new();
@@ -103,7 +103,7 @@ fn read(run: usize, plan: &Plan, dir: &RunDir, stage: &Stage, arms: &mut BTreeMa
         arm.first.extend(&first.scores);
         arm.last.extend(&last.scores);
         arm.area.extend(areas(&looks));
-        arm.problems.extend(last.problems.iter().map(|problem| format!("{run} {problem}")));
+        arm.problems.extend(last.problems.iter().map(|problem| format!("{} {problem}", plan.seed)));
         arm.before.add(&first.habits);
         arm.after.add(&last.habits);
     }

@@ -20,6 +20,7 @@ mod disk;
 mod endpoint;
 mod endpoint_generator;
 mod endpoint_llama;
+mod experiment;
 mod generate;
 mod hub;
 mod hub_faults;
