@@ -21,21 +21,26 @@ use std::fmt::Write as _;
 const RESAMPLES: usize = 10_000;
 const SEED: u64 = 1;
 
-/// Per-problem figures of one arm, over all runs.
+/// One arm, over all runs.
 #[derive(Debug, Default)]
 struct Arm {
     runs: usize,
-    steps: u64,
-    first: Vec<f64>,
-    last: Vec<f64>,
-    area: Vec<f64>,
-    /// Which problem each is: the run's seed, numbers and target.
+    /// Which problem each score is of: the run's seed and the prompt.
     problems: Vec<String>,
-    before: Habits,
-    after: Habits,
+    area: Vec<f64>,
+    /// By steps done.
+    looks: BTreeMap<u64, Pooled>,
 }
 
-/// Means per response of one look, summed over runs.
+/// A look at held-out problems, of all runs together.
+#[derive(Debug, Default)]
+struct Pooled {
+    scores: Vec<f64>,
+    /// Means per response, summed over runs.
+    habits: Habits,
+}
+
+/// Means per response of one look.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Habits {
     verification: f64,
@@ -58,8 +63,20 @@ struct Line {
     /// This arm's minus the baseline's; absent for the baseline.
     pass_at_1_difference: Option<Interval>,
     area_difference: Option<Interval>,
-    before: Habits,
-    after: Habits,
+    curve: Vec<Point>,
+    /// The last look's share of right responses, by seed and prompt.
+    scores: BTreeMap<String, f64>,
+}
+
+/// One look of an arm.
+#[derive(Debug, Serialize)]
+struct Point {
+    step: u64,
+    pass_at_1: f64,
+    /// The share of problems that any response solves.
+    solved_by_any: f64,
+    #[serde(flatten)]
+    habits: Habits,
 }
 
 pub fn run(args: &Compare, json: bool) -> anyhow::Result<Exit> {
@@ -94,18 +111,18 @@ fn read(plan: &Plan, dir: &RunDir, stage: &Stage, arms: &mut BTreeMap<String, Ar
         looks.push(Look::read(&sidecar::read(&path)?).with_context(|| format!("cannot use `{}`", path.display()))?);
     }
     looks.sort_by_key(|look| look.step);
-    let (Some(first), Some(last)) = (looks.first(), looks.last()) else { return Ok(()) };
+    let Some(last) = looks.last() else { return Ok(()) };
     let names = if stage.arms.is_empty() { vec![plan.name.clone()] } else { stage.arms.clone() };
     for name in names {
         let arm = arms.entry(name).or_default();
         arm.runs += 1;
-        arm.steps = last.step;
-        arm.first.extend(&first.scores);
-        arm.last.extend(&last.scores);
         arm.area.extend(areas(&looks));
         arm.problems.extend(last.problems.iter().map(|problem| format!("{} {problem}", plan.seed)));
-        arm.before.add(&first.habits);
-        arm.after.add(&last.habits);
+        for look in &looks {
+            let pooled = arm.looks.entry(look.step).or_default();
+            pooled.scores.extend(&look.scores);
+            pooled.habits.add(&look.habits);
+        }
     }
     Ok(())
 }
@@ -193,14 +210,36 @@ impl Habits {
     }
 }
 
+impl Arm {
+    fn first(&self) -> &[f64] {
+        self.looks.first_key_value().map_or(&[], |(_, look)| &look.scores)
+    }
+
+    fn last(&self) -> &[f64] {
+        self.looks.last_key_value().map_or(&[], |(_, look)| &look.scores)
+    }
+
+    fn curve(&self) -> Vec<Point> {
+        let mean = |values: &mut dyn Iterator<Item = f64>, count: usize| values.sum::<f64>() / count.max(1) as f64;
+        let point = |(&step, look): (&u64, &Pooled)| Point {
+            step,
+            pass_at_1: mean(&mut look.scores.iter().copied(), look.scores.len()),
+            solved_by_any: mean(&mut look.scores.iter().map(|&score| f64::from(u8::from(0.0 < score))), look.scores.len()),
+            habits: look.habits.over(self.runs),
+        };
+        self.looks.iter().map(point).collect()
+    }
+}
+
 fn line(name: &str, arm: &Arm, baseline: &Arm) -> anyhow::Result<Line> {
-    if arm.problems != baseline.problems {
-        let message = format!("arm `{name}` was evaluated on other problems than the baseline");
+    if arm.problems != baseline.problems || arm.looks.values().any(|look| look.scores.len() != arm.problems.len()) {
+        let message =
+            format!("arm `{name}` was not evaluated on the baseline's problems at the same steps in every run");
         return Err(Failure::new(Exit::Usage, message)
             .hint("compare runs whose arms are all done, with equal `[ppo.eval]`")
             .into());
     }
-    let zeros = vec![0.0; arm.last.len()];
+    let zeros = vec![0.0; arm.problems.len()];
     let own = |scores: &[f64]| paired_bootstrap(scores, &zeros, RESAMPLES, SEED);
     let against = |scores: &[f64], others: &[f64]| {
         (!std::ptr::eq(arm, baseline)).then(|| paired_bootstrap(scores, others, RESAMPLES, SEED))
@@ -209,14 +248,14 @@ fn line(name: &str, arm: &Arm, baseline: &Arm) -> anyhow::Result<Line> {
         arm: name.to_owned(),
         runs: arm.runs,
         problems: arm.problems.len(),
-        steps: arm.steps,
-        pass_at_1_before: own(&arm.first),
-        pass_at_1: own(&arm.last),
+        steps: arm.looks.keys().last().copied().unwrap_or(0),
+        pass_at_1_before: own(arm.first()),
+        pass_at_1: own(arm.last()),
         area: own(&arm.area),
-        pass_at_1_difference: against(&arm.last, &baseline.last),
+        pass_at_1_difference: against(arm.last(), baseline.last()),
         area_difference: against(&arm.area, &baseline.area),
-        before: arm.before.over(arm.runs),
-        after: arm.after.over(arm.runs),
+        curve: arm.curve(),
+        scores: arm.problems.iter().cloned().zip(arm.last().iter().copied()).collect(),
     })
 }
 
@@ -230,7 +269,8 @@ fn table(lines: &[Line], baseline: &str) -> String {
     );
     for line in lines {
         let change = |of: fn(&Habits) -> f64, digits: usize| {
-            format!("{:.digits$} → {:.digits$}", of(&line.before), of(&line.after))
+            let shown = |point: Option<&Point>| point.map_or(0.0, |point| of(&point.habits));
+            format!("{:.digits$} → {:.digits$}", shown(line.curve.first()), shown(line.curve.last()))
         };
         // Writing to a String cannot fail.
         let _ = writeln!(

@@ -55,6 +55,9 @@ fn the_smoke_recipe_goes_from_nothing_to_a_comparison() {
         assert_eq!((line["problems"].as_u64(), line["steps"].as_u64()), (Some(8), Some(2)), "{line}");
         let is_baseline = line["arm"] == "empty";
         assert_eq!(line["pass_at_1_difference"].is_null(), is_baseline);
+        let steps: Vec<u64> =
+            line["curve"].as_array().unwrap().iter().filter_map(|look| look["step"].as_u64()).collect();
+        assert_eq!((steps, line["scores"].as_object().unwrap().len()), (vec![0, 2], 8));
         let [low, mean, high] = ["low", "mean", "high"].map(|key| line["pass_at_1"][key].as_f64().unwrap());
         assert!((0.0..=1.0).contains(&low) && low <= mean && mean <= high && high <= 1.0, "{line}");
     }
