@@ -224,7 +224,10 @@ impl Arm {
         let point = |(&step, look): (&u64, &Pooled)| Point {
             step,
             pass_at_1: mean(&mut look.scores.iter().copied(), look.scores.len()),
-            solved_by_any: mean(&mut look.scores.iter().map(|&score| f64::from(u8::from(0.0 < score))), look.scores.len()),
+            solved_by_any: mean(
+                &mut look.scores.iter().map(|&score| f64::from(u8::from(0.0 < score))),
+                look.scores.len(),
+            ),
             habits: look.habits.over(self.runs),
         };
         self.looks.iter().map(point).collect()

@@ -151,12 +151,19 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
     };
     let metrics = LineLog::open(&folder.join(METRICS), state.metrics_bytes)?;
     let settings = settings(ppo, seed, base.end_tokens.clone());
-    let held_out =
-        prompts.held_out(ppo.eval.split, ppo.puzzles_within(runner.plan.limit), base.vocabulary.tokenizer())?;
+    let wanted = ppo.puzzles_within(runner.plan.limit);
+    let held_out = prompts.held_out(ppo.eval.split, wanted, base.vocabulary.tokenizer())?;
     if held_out.is_empty() {
         return Err(Failure::new(Exit::Usage, "no puzzle is left to look at")
             .hint("widen `ppo.puzzles.numbers` or `ppo.puzzles.targets`")
             .into());
+    }
+    if held_out.len() < wanted {
+        runner.reporter.notice(format!(
+            "{}: there are {} held-out puzzles of this split, not {wanted}",
+            stage.folder,
+            held_out.len()
+        ));
     }
     let work = Job { runner, stage, ppo, folder, base, prompts, held_out, checkpoints, settings, steps };
     let judge = Judge::new(ppo)?;
