@@ -30,6 +30,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Compare a judge with labeled documents
     Evaluate(Evaluate),
+    /// Compare the arms of an experiment with one of them, problem by problem
+    Compare(Compare),
     /// Measure how fast this machine does a part of the work
     Bench(Bench),
     /// Write one HTML page about one or more runs
@@ -226,6 +228,16 @@ pub struct Verify {
     /// Also hash every output and every local shard
     #[arg(long)]
     pub deep: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// Run folders of one experiment: other seeds, or other arms
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// The arm that the others are compared with
+    #[arg(long, value_name = "ARM", default_value = "empty")]
+    pub baseline: String,
 }
 
 #[derive(Debug, Args)]

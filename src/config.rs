@@ -9,6 +9,7 @@ mod lm;
 mod load;
 mod ppo;
 mod pretrain;
+mod prime;
 mod sizes;
 
 pub use endpoint::{EndpointConfig, EndpointJudgeConfig};
@@ -19,10 +20,9 @@ pub use pretrain::{
     Answerer, BatchSize, Checkpoints, DataKind, Export, HeldOutLoss, LearningRate, LongCompletions, NewArchitecture,
     NewModel, Optimizer, Pretrain, ScheduleShape, TrainingData, TrainingPrecision, WritingSamples,
 };
+pub use prime::{Arithmetic, Author, HabitsConfig, Prime, RlPrompts, StrataMix};
 pub use sizes::ByteSize;
 
-use crate::countdown::condition::{Answers, Condition, Strata};
-use crate::countdown::phrases::Diversity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,8 +42,13 @@ pub struct Config {
     pub curate: Option<Curate>,
     /// Has a language model turn curated documents into question, thoughts and answer.
     pub rewrite: Option<Rewrite>,
+    /// Writes texts of arithmetic to train a model from scratch on; needs no documents.
+    pub arithmetic: Option<Arithmetic>,
     /// Synthesises Countdown priming traces; needs no documents.
     pub prime: Option<Prime>,
+    /// Trains a model for `pretrain` or `ppo` to go on from with `from = "base"`. Its keys are those of `[pretrain]`; arms that say
+    /// nothing else share it.
+    pub base: Option<Pretrain>,
     /// Trains a language model.
     pub pretrain: Option<Pretrain>,
     /// Trains a language model by reinforcement.
@@ -331,138 +336,14 @@ pub struct WriterLm {
     pub precision: crate::lm::Precision,
 }
 
-/// Countdown priming traces: the same puzzles under every condition, each trace checked by the verdict and the counter.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Prime {
-    /// What the traces show: `all-strategies`, `only-backtracking`, `backtracking-verification`, `backtracking-backward`,
-    /// `backtracking-subgoal`, `direct` (no search), and the controls `scrambled`, `empty` and `dots`. A puzzle that one condition cannot use is used by none, so that all hold the same puzzles.
-    pub conditions: Vec<Condition>,
-    /// Whether the answers solve their puzzles. Two arms that differ in this alone give twins: equal `pair_id`, equal beginning,
-    /// lengths within 5 %.
-    #[serde(default)]
-    pub answers: Answers,
-    /// The share of wrong answers if `answers = "mixed"`.
-    #[serde(default = "Prime::default_wrong_share")]
-    pub wrong_share: f64,
-    /// How often each kind of wrong answer is drawn.
-    #[serde(default)]
-    pub strata: StrataMix,
-    /// Traces per condition in `train.parquet`.
-    #[serde(default = "Prime::default_train")]
-    pub train: u64,
-    /// Traces per condition in `test.parquet`. No multiset of numbers is in both.
-    #[serde(default = "Prime::default_test")]
-    pub test: u64,
-    /// Puzzle files to take puzzles from, in their order, each row once per split; without any, puzzles are drawn. `.parquet` and
-    /// `.jsonl` have a list of numbers in `nums` or `numbers` and a `target`; a `.csv` has `Puzzles` such as `1 1 4 6` and a
-    /// `target`, or else it is a list of the Game of 24. Rows that cannot be used are counted by reason.
-    #[serde(default)]
-    pub puzzles: Vec<String>,
-    /// How many numbers a puzzle has; each count is drawn equally often. Absent: 3 or 4, or all that the puzzle files have.
-    pub sizes: Option<Vec<usize>>,
-    /// The smallest and the largest number. Absent: 1 to 24, or all that the puzzle files have.
-    pub numbers: Option<[u32; 2]>,
-    /// The smallest and the largest target. Absent: 10 to 25, or all that the puzzle files have.
-    pub targets: Option<[u32; 2]>,
-    /// How many ways of saying things: `full` has at least 30 phrases for each event, `terse` one, for tiny models.
-    #[serde(default)]
-    pub diversity: Diversity,
-    /// A file to use as query in place of the embedded one, with `{numbers}`, `{target}` and `<think>` at its end.
-    pub query: Option<String>,
-    /// The path of a `tokenizer.json`. `dots` needs it to match lengths; `fairness.json` then counts tokens, not characters.
-    pub tokenizer: Option<String>,
-    /// Puzzle files, `.parquet` or `.jsonl`, with a list of numbers in `nums` or `numbers`: no trace uses the same numbers in any order.
-    #[serde(default)]
-    pub exclude: Vec<String>,
-    /// Prompts for RL, on numbers that no priming trace of `train` uses. An empty table writes as many as the paper uses.
-    pub rl: Option<RlPrompts>,
-    /// A language model writes the traces in place of the synthesiser, and they pass the same verdict and counter.
-    pub author: Option<Author>,
-}
+/// The stages whose models others may go on from, by name.
+pub const TRAINED: [&str; 2] = ["base", "pretrain"];
 
-impl Prime {
-    fn default_wrong_share() -> f64 {
-        0.5
-    }
-    fn default_train() -> u64 {
-        1000
-    }
-    fn default_test() -> u64 {
-        200
-    }
-}
-
-/// RL prompts in verl's format: `verl/train.parquet` and `verl/test.parquet`. Their text is that of a trace's `query`, byte for byte.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct RlPrompts {
-    /// Prompts to train on; their number is independent of how many traces there are.
-    pub train: u64,
-    /// Prompts to test on.
-    pub test: u64,
-}
-
-impl Default for RlPrompts {
-    /// The paper's: 250 steps of 256 prompts, and 1,024 to test on.
-    fn default() -> Self {
-        Self { train: 64_000, test: 1024 }
-    }
-}
-
-/// A language model as author of traces. Exactly one of the tables `lm` and `endpoint` says which.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Author {
-    /// A local language model writes.
-    pub lm: Option<WriterLm>,
-    /// A model behind a server writes.
-    pub endpoint: Option<EndpointConfig>,
-    /// How often the model is asked about a puzzle for each condition until a reply passes.
-    #[serde(default = "Author::default_attempts")]
-    pub attempts: u32,
-    /// So many puzzles are tried for each trace that is wanted. When they are used up, there are fewer traces, and a notice says so.
-    #[serde(default = "Author::default_puzzles_per_trace")]
-    pub puzzles_per_trace: u32,
-    /// 0 takes the likeliest token; more makes replies vary. Later attempts draw at 0.7 at least.
-    #[serde(default = "Author::default_temperature")]
-    pub temperature: f32,
-    /// A reply has at most so many tokens.
-    #[serde(default = "Author::default_max_reply_tokens")]
-    pub max_reply_tokens: usize,
-}
-
-impl Author {
-    fn default_attempts() -> u32 {
-        4
-    }
-    fn default_puzzles_per_trace() -> u32 {
-        4
-    }
-    fn default_temperature() -> f32 {
-        0.5
-    }
-    fn default_max_reply_tokens() -> usize {
-        1024
-    }
-}
-
-/// How often each kind of wrong answer is drawn: weights, which need not add up to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct StrataMix {
-    /// One false sum at the end makes the last try look right.
-    pub slip: f64,
-    /// True sums reach the target with a number left out, used twice or invented.
-    pub rule_break: f64,
-    /// The last try fails, and the trace says so.
-    pub give_up: f64,
-}
-
-impl Default for StrataMix {
-    fn default() -> Self {
-        let Strata { slip, rule_break, give_up } = Strata::DEFAULT;
-        Self { slip, rule_break, give_up }
+impl Config {
+    /// The tables that train a language model on texts, by name, in the order in which they run.
+    pub fn trainings(&self) -> impl Iterator<Item = (&'static str, &Pretrain)> {
+        let tables = TRAINED.into_iter().zip([&self.base, &self.pretrain]);
+        tables.filter_map(|(name, table)| Some((name, table.as_ref()?)))
     }
 }
 

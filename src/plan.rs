@@ -11,7 +11,10 @@ mod units;
 pub use inputs::{Location, PinnedFile, Resource, Shard, format_of, hash_file};
 pub use units::Unit;
 
-use crate::config::{Classify, Columns, Config, Curate, Fetch, Ppo, Pretrain, Prime, Recipe, Report, Rewrite};
+use crate::config::TRAINED;
+use crate::config::{
+    Arithmetic, Classify, Columns, Config, Curate, Fetch, Ppo, Pretrain, Prime, Recipe, Report, Rewrite,
+};
 use crate::data::hub::Hub;
 use crate::error::{Exit, Failure};
 use serde::{Deserialize, Serialize};
@@ -94,8 +97,12 @@ pub enum Work {
     Curate(Curate),
     /// Once: corpora as question, thoughts and answer.
     Rewrite(Rewrite),
+    /// Once: texts of arithmetic.
+    Arithmetic(Arithmetic),
     /// Once: priming traces.
     Prime(Prime),
+    /// Once: a trained model for `pretrain` or `ppo` to go on from.
+    Base(Box<Pretrain>),
     /// Once: a trained model.
     Pretrain(Box<Pretrain>),
     /// Once: a model trained by reinforcement.
@@ -111,7 +118,9 @@ impl Work {
             Work::Sketch(_) => "sketch",
             Work::Curate(_) => "curate",
             Work::Rewrite(_) => "rewrite",
+            Work::Arithmetic(_) => "arithmetic",
             Work::Prime(_) => "prime",
+            Work::Base(_) => "base",
             Work::Pretrain(_) => "pretrain",
             Work::Ppo(_) => "ppo",
             Work::Report(_) => "report",
@@ -120,7 +129,7 @@ impl Work {
 
     /// Whether the work is about the input's documents; else it makes its own, or reads what stages wrote.
     pub fn reads_documents(&self) -> bool {
-        !matches!(self, Work::Rewrite(_) | Work::Prime(_) | Work::Pretrain(_) | Work::Ppo(_))
+        matches!(self, Work::Classify(_) | Work::Sketch(_) | Work::Curate(_) | Work::Report(_))
     }
 
     /// Whether the work is cut into the input's units; else it is one unit that needs all of the stages before.
@@ -164,6 +173,7 @@ impl Plan {
         };
         for (arm, config) in arms(recipe) {
             crate::stages::curate::condition::check_recipe(recipe, arm, config)?;
+            crate::stages::arithmetic::check_recipe(recipe, arm, config)?;
             crate::stages::prime::check_recipe(recipe, arm, config)?;
             crate::stages::pretrain::check_recipe(recipe, arm, config)?;
             crate::stages::ppo::check_recipe(recipe, arm, config)?;
@@ -302,16 +312,22 @@ impl Plan {
         if let Some(rewrite) = &config.rewrite {
             add(Work::Rewrite(rewrite.clone()), &named(&["curate"]));
         }
+        if let Some(arithmetic) = &config.arithmetic {
+            add(Work::Arithmetic(arithmetic.clone()), &named(&[]));
+        }
         if let Some(prime) = &config.prime {
             add(Work::Prime(prime.clone()), &named(&[]));
         }
+        if let Some(base) = &config.base {
+            add(Work::Base(Box::new(base.clone())), &|chain| places(chain, &base.stages()));
+        }
         if let Some(pretrain) = &config.pretrain {
-            let sources: Vec<&str> = pretrain.data.values().filter_map(|data| Some(data.stage()?.0)).collect();
-            add(Work::Pretrain(Box::new(pretrain.clone())), &|chain| places(chain, &sources));
+            add(Work::Pretrain(Box::new(pretrain.clone())), &|chain| places(chain, &pretrain.stages()));
         }
         if let Some(ppo) = &config.ppo {
-            let sources: &[&str] = if ppo.from == "pretrain" { &["pretrain"] } else { &[] };
-            add(Work::Ppo(Box::new(ppo.resolved(config.prime.as_ref()))), &|chain| places(chain, sources));
+            let from = TRAINED.iter().copied().filter(|&name| name == ppo.from);
+            let sources: Vec<&str> = from.collect();
+            add(Work::Ppo(Box::new(ppo.resolved(config.prime.as_ref()))), &|chain| places(chain, &sources));
         }
         chain
     }

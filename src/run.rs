@@ -251,7 +251,9 @@ impl<'a> Runner<'a> {
                 Work::Sketch(curate) => Some(Tools::Sketcher(stages::sketch::Sketcher::new(curate)?)),
                 Work::Curate(_)
                 | Work::Rewrite(_)
+                | Work::Arithmetic(_)
                 | Work::Prime(_)
+                | Work::Base(_)
                 | Work::Pretrain(_)
                 | Work::Ppo(_)
                 | Work::Report(_) => None,
@@ -452,11 +454,15 @@ impl<'a> Runner<'a> {
                 Some(manifest) => manifest,
                 None => return Ok(false),
             },
+            Work::Arithmetic(arithmetic) => match stages::arithmetic::run(self, stage, arithmetic)? {
+                Some(manifest) => manifest,
+                None => return Ok(false),
+            },
             Work::Prime(prime) => match stages::prime::run(self, stage, prime)? {
                 Some(manifest) => manifest,
                 None => return Ok(false),
             },
-            Work::Pretrain(pretrain) => match stages::pretrain::run(self, stage, pretrain)? {
+            Work::Base(pretrain) | Work::Pretrain(pretrain) => match stages::pretrain::run(self, stage, pretrain)? {
                 Some(manifest) => manifest,
                 None => return Ok(false),
             },

@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 mod bench;
+mod compare;
 mod completions;
 mod doctor;
 mod evaluate;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Verify(args) => verify::run(&args, json),
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Evaluate(args) => evaluate::run(&args, json),
+        Command::Compare(args) => compare::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Report(args) => report::run(&args, json),
         Command::Export(args) => export::run(&args, json),

@@ -83,6 +83,7 @@ fn parquet() -> Value {
         "corpus": columns(&schema::corpus()),
         "rewritten": columns(&schema::rewritten()),
         "rewrite-quarantine": columns(&schema::rewrite_quarantine()),
+        "arithmetic": columns(&schema::arithmetic()),
         "traces": columns(&schema::traces()),
         "rejected": columns(&schema::rejected()),
         "verl": columns(&schema::verl()),

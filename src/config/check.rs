@@ -1,9 +1,13 @@
 //! Values that types cannot rule out: ranges, and keys that must or must not stand together.
 
 use super::load::{NAME_RULE, is_name};
-use super::{Author, Classify, Config, Curate, EndpointConfig, EndpointJudgeConfig, Fetch, Prime, Rewrite, Thresholds};
+use super::{
+    Arithmetic, Author, Classify, Config, Curate, EndpointConfig, EndpointJudgeConfig, Fetch, HabitsConfig, Prime,
+    Rewrite, Thresholds,
+};
 use crate::countdown::condition::Condition;
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
+use crate::countdown::solver::Operators;
 use crate::endpoint::{check_url, is_variable};
 use crate::error::Failure;
 use std::collections::BTreeSet;
@@ -64,11 +68,24 @@ pub(super) fn check(config: &Config, error: impl Fn(&str, &str) -> Failure) -> R
             });
         }
     }
-    if let Some(pretrain) = &config.pretrain {
+    if let Some(arithmetic) = &config.arithmetic {
+        check_arithmetic(arithmetic, expect)?;
+    }
+    for (table, pretrain) in config.trainings() {
+        // The keys of both tables are named alike.
+        let expect =
+            |holds: bool, key: &str, expectation: &str| expect(holds, &key.replacen("pretrain", table, 1), expectation);
+        let from = pretrain.from.as_deref();
+        expect(
+            from != Some("base") || (table != "base" && config.base.is_some()),
+            "pretrain.from",
+            "expected a model: this recipe has no `[base]` before it",
+        )?;
+        expect(from != Some("pretrain"), "pretrain.from", "expected a model, which this stage is to make")?;
         super::pretrain::check(pretrain, |stage, set| has_set(config, stage, set), expect)?;
     }
     if let Some(ppo) = &config.ppo {
-        super::ppo::check(ppo, config.pretrain.is_some(), expect)?;
+        super::ppo::check(ppo, |name| config.trainings().any(|(table, _)| table == name), expect)?;
     }
     Ok(())
 }
@@ -78,6 +95,7 @@ fn has_set(config: &Config, stage: &str, set: &str) -> Option<bool> {
     match stage {
         "curate" => config.curate.as_ref().map(|curate| curate.corpus.contains_key(set)),
         "prime" => config.prime.as_ref().map(|prime| prime.conditions.iter().any(|condition| condition.name() == set)),
+        "arithmetic" => config.arithmetic.as_ref().map(|_| set == crate::stages::arithmetic::SET),
         "rewrite" => config.rewrite.as_ref().map(|rewrite| rewrite.corpus.contains_key(set)),
         _ => None,
     }
@@ -222,7 +240,67 @@ fn check_prime(prime: &Prime, expect: impl Fn(bool, &str, &str) -> Result<(), Fa
         expect((1..=1_000_000_000).contains(&rl.train), "prime.rl.train", "expected a number from 1 to 1,000,000,000")?;
         expect((1..=10_000_000).contains(&rl.test), "prime.rl.test", "expected a number from 1 to 10,000,000")?;
     }
+    expect(
+        prime.operators.is_none() || prime.puzzles.is_empty(),
+        "prime.operators",
+        "puzzle files have their solutions with all operators: remove one of `operators` and `puzzles`",
+    )?;
+    check_habits(&prime.habits, &expect)?;
     prime.author.as_ref().map_or(Ok(()), |author| check_author(author, &distinct, expect))
+}
+
+fn check_arithmetic(
+    arithmetic: &Arithmetic,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let Arithmetic { train, test, sizes, numbers, highest, operators, lengths } = arithmetic;
+    expect((1..=1_000_000_000).contains(train), "arithmetic.train", "expected a number from 1 to 1,000,000,000")?;
+    expect((1..=10_000_000).contains(test), "arithmetic.test", "expected a number from 1 to 10,000,000")?;
+    expect(
+        !sizes.is_empty() && sizes.iter().all(|size| (2..=6).contains(size)),
+        "arithmetic.sizes",
+        "expected counts from 2 to 6, such as `[3]`",
+    )?;
+    let is_range = |[low, high]: [u32; 2], most: u32| 1 <= low && low <= high && high <= most;
+    let expectation = "expected the smallest and the largest, from 1 to 10,000, such as `[1, 15]`";
+    expect(is_range(*numbers, 10_000), "arithmetic.numbers", expectation)?;
+    expect((1..=1_000_000).contains(highest), "arithmetic.highest", "expected a number from 1 to 1,000,000")?;
+    expect(
+        operators.as_ref().is_none_or(|operators| !operators.is_empty()),
+        "arithmetic.operators",
+        "expected at least one operator, such as `[\"add\"]`",
+    )?;
+    let expectation = "expected the shortest and the longest, from 1 to 100,000, such as `[30, 300]`";
+    expect(is_range(*lengths, 100_000), "arithmetic.lengths", expectation)
+}
+
+fn check_habits(
+    habits: &HabitsConfig,
+    expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let shares = [
+        ("checks-misses", habits.checks_misses),
+        ("checks-hits", habits.checks_hits),
+        ("subgoals", habits.subgoals),
+        ("back-steps", habits.back_steps),
+        ("keeps-steps", habits.keeps_steps),
+        ("abandons", habits.abandons),
+    ];
+    for (key, share) in shares {
+        let holds = share.is_none_or(|share| (0.0..=1.0).contains(&share));
+        expect(holds, &format!("prime.habits.{key}"), "expected a share from 0 to 1")?;
+    }
+    expect(habits.highest != Some(0), "prime.habits.highest", "expected at least 1")?;
+    // A mean of tries that its bound allows, under every condition.
+    let reachable = |condition: Condition| {
+        let habits = habits.over(condition);
+        (0.0..=f64::from(habits.max_failed_tries)).contains(&habits.failed_tries)
+    };
+    expect(
+        Condition::ALL.into_iter().all(reachable),
+        "prime.habits.failed-tries",
+        "expected a mean from 0 to `max-failed-tries`, which is 10 if absent",
+    )
 }
 
 fn check_author(
@@ -312,7 +390,7 @@ impl From<&Prime> for PuzzleSpec {
             sizes: prime.sizes.as_ref().map_or(paper.sizes, |sizes| sizes.iter().map(|&size| (size, 1.0)).collect()),
             numbers: prime.numbers.map_or(paper.numbers, range),
             targets: prime.targets.map_or(paper.targets, range),
-            operators: paper.operators,
+            operators: prime.operators.as_ref().map_or(paper.operators, |operators| Operators::new(operators)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Prime;
 use super::pretrain::{Checkpoints, TrainingPrecision};
+use crate::countdown::derivation::Operator;
 use crate::countdown::verdict;
 use crate::error::Failure;
 use crate::rl::advantage::AdvantageKind;
@@ -15,8 +16,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Ppo {
-    /// The model to begin with, which is also the reference that the KL penalty keeps it near: `pretrain` for the one of this run, a
-    /// Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`.
+    /// The model to begin with, which is also the reference that the KL penalty keeps it near: `pretrain` or
+    /// `base` for one of this run, a Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`.
     #[serde(default = "Ppo::default_from")]
     pub from: String,
     /// Steps: rollouts, rewards, updates.
@@ -163,6 +164,7 @@ impl Ppo {
             puzzles.sizes = puzzles.sizes.take().or_else(|| prime.sizes.clone());
             puzzles.numbers = puzzles.numbers.or(prime.numbers);
             puzzles.targets = puzzles.targets.or(prime.targets);
+            puzzles.operators = puzzles.operators.take().or_else(|| prime.operators.clone());
             puzzles.query = puzzles.query.take().or_else(|| prime.query.clone());
         }
         resolved
@@ -216,6 +218,9 @@ pub struct Puzzles {
     pub numbers: Option<[u32; 2]>,
     /// The smallest and the largest target. If absent, as in `[prime]`, else 10 and 100.
     pub targets: Option<[u32; 2]>,
+    /// The operators that a puzzle must be solvable with: `add`, `subtract`, `multiply`, `divide`. If absent, as in `[prime]`, else all.
+    /// Answers may use any.
+    pub operators: Option<Vec<Operator>>,
     /// A file to use as query in place of the embedded one. If absent, that of `[prime]`.
     pub query: Option<String>,
 }
@@ -376,13 +381,13 @@ pub enum EvaluationSplit {
 /// Checks what types cannot rule out.
 pub(super) fn check(
     ppo: &Ppo,
-    has_pretrain: bool,
+    has_stage: impl Fn(&str) -> bool,
     expect: impl Fn(bool, &str, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     expect(
-        ppo.from != "pretrain" || has_pretrain,
+        !super::TRAINED.contains(&ppo.from.as_str()) || has_stage(&ppo.from),
         "ppo.from",
-        "expected a model: this recipe has no `[pretrain]` that would make one",
+        &format!("expected a model: this recipe has no `[{}]` that would make one", ppo.from),
     )?;
     let counts = [
         ("steps", ppo.steps as usize, 0, 1_000_000),

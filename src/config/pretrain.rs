@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Pretrain {
-    /// The model to go on from: a Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`. Llama, Qwen2 and Qwen3 architectures.
+    /// The model to go on from: `base` for that of this run's `[base]`, a Hugging Face folder, a `.gguf` file, or `hf://OWNER/REPO@REVISION`. Llama, Qwen2 and Qwen3 architectures.
     pub from: Option<String>,
     /// The sizes of a model to train from scratch.
     pub model: Option<NewModel>,
@@ -60,6 +60,12 @@ impl Pretrain {
         1024
     }
 
+    /// The stages of the run that it reads, by name.
+    pub fn stages(&self) -> Vec<&str> {
+        let sources = self.data.values().filter_map(|data| Some(data.stage()?.0));
+        sources.chain(self.from.as_deref().filter(|&from| from == "base")).collect()
+    }
+
     /// The data whose weights decide on the mixture; without weights, each counts by its size.
     pub fn is_weighted(&self) -> bool {
         self.data.values().any(|data| data.weight.is_some())
@@ -96,6 +102,8 @@ pub struct NewModel {
     /// The most tokens that a tokenizer made from the data may have.
     #[serde(default = "NewModel::default_vocabulary")]
     pub vocabulary: usize,
+    /// A text for a tokenizer made from the data to read along with them: what later stages say and these data do not.
+    pub also_spells: Option<String>,
 }
 
 impl NewModel {
@@ -124,7 +132,7 @@ pub enum NewArchitecture {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TrainingData {
-    /// A stage of this run, such as `curate.rich`, `rewrite.rich` or `prime.all-strategies`, whose test split is then held out; or a path or
+    /// A stage of this run, such as `curate.rich`, `rewrite.rich`, `arithmetic.text` or `prime.all-strategies`, whose test split is then held out; or a path or
     /// glob, an `http(s)://` address, `hf://datasets/OWNER/REPO@REVISION/GLOB`, or `sample:`. Formats as in `fetch.sources`.
     pub source: String,
     /// What its rows are. If absent, stages know; of files, those with columns `query` and `completion` are completions.
@@ -169,7 +177,7 @@ impl TrainingData {
     pub fn stage(&self) -> Option<(&str, &str)> {
         let (stage, set) = self.source.split_once('.')?;
         let plain = super::load::is_name(set);
-        (["curate", "rewrite", "prime"].contains(&stage) && plain).then_some((stage, set))
+        (["curate", "rewrite", "arithmetic", "prime"].contains(&stage) && plain).then_some((stage, set))
     }
 }
 

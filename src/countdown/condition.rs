@@ -76,6 +76,8 @@ impl Condition {
             back_steps: 0.0,
             keeps_steps: 0.5,
             abandons: 0.2,
+            order: TryOrder::ByTaste,
+            highest: None,
         };
         match self {
             Condition::OnlyBacktracking => BACKTRACKING,
@@ -116,6 +118,21 @@ pub struct Habits {
     pub keeps_steps: f64,
     /// How often a failed try of four numbers or more ends before all are used.
     pub abandons: f64,
+    /// Which combinations are tried, one after the other.
+    pub order: TryOrder,
+    /// No step of a try gives more; `None` leaves it to the planner's sense.
+    pub highest: Option<u32>,
+}
+
+/// In which order combinations are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TryOrder {
+    /// As a thinker likes them, by a taste that each trace draws anew.
+    #[default]
+    ByTaste,
+    /// In one fixed order from a place drawn at random, so that what comes next follows from what was tried last.
+    InTurn,
 }
 
 /// Whether the answers solve the puzzles.

@@ -75,6 +75,8 @@ pub struct TraceRecord {
 pub enum TraceFault {
     #[error("the puzzle has no solution in natural numbers, is excluded, or is of another split")]
     Puzzle,
+    #[error("a search in turn does not come by the solution")]
+    Turn,
     #[error("no wrong twin fits the puzzle")]
     Twin,
     #[error("no number of dots has exactly as many tokens as the thought")]
@@ -88,6 +90,7 @@ impl TraceFault {
     pub const fn name(&self) -> &'static str {
         match self {
             TraceFault::Puzzle => "puzzle",
+            TraceFault::Turn => "turn",
             TraceFault::Twin => "twin",
             TraceFault::Dots => "dots",
             TraceFault::Gate(fault) => fault.name(),
@@ -198,6 +201,7 @@ impl Generator {
     fn correct(&self, index: u64, puzzle: &Puzzle, solution: &Derivation) -> Result<Draft, TraceFault> {
         let mut rng = stream(self.spec.seed, index, Stream::Plan);
         let trace = planner::plan(puzzle, solution, self.draw.operators(), &self.habits, self.failure_odds, &mut rng);
+        let trace = trace.ok_or(TraceFault::Turn)?;
         let draft = self.told(trace, None, index, 0);
         self.check(&draft)?;
         Ok(draft)
@@ -207,9 +211,10 @@ impl Generator {
     fn wrong(&self, correct: &Draft, stratum: Stratum, index: u64) -> Result<Draft, TraceFault> {
         const MAX_CANDIDATES: u64 = 400;
         let mut rng = stream(self.spec.seed, index, Stream::Twin);
+        let means = planner::Means::new(self.draw.operators(), &self.habits);
         let mut fault = TraceFault::Twin;
         for attempt in 1..=MAX_CANDIDATES {
-            let Some(trace) = wrong_twin(&correct.trace, stratum, self.draw.operators(), &mut rng) else { continue };
+            let Some(trace) = wrong_twin(&correct.trace, stratum, means, &mut rng) else { continue };
             let wrong = self.told(trace, Some((stratum, correct)), index, attempt);
             match self.check_twins(correct, &wrong).and_then(|()| self.check(&wrong)) {
                 Ok(()) => return Ok(wrong),

@@ -3,8 +3,9 @@
 //! Invariant: this module knows no files, clock, network or global state. The stage gives it text and rows, and gets rows.
 //!
 //! ```text
+//! base     arithmetic
 //! game     puzzle · draw · derivation · solver · expr · verdict · compat · query
-//! traces   condition · trace (events) · planner · wrong · phrases · realiser · scramble · generate · author
+//! traces   condition · trace (events) · planner · in_turn · wrong · phrases · realiser · scramble · generate · author
 //! reading  lexer · reader · lexicon · counter · gates · fairness · calibration
 //! ```
 //!
@@ -14,6 +15,7 @@ use puzzle::mix;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+pub mod arithmetic;
 pub mod author;
 pub mod calibration;
 pub mod compat;
@@ -25,6 +27,7 @@ pub mod expr;
 pub mod fairness;
 pub mod gates;
 pub mod generate;
+mod in_turn;
 mod lexer;
 mod lexicon;
 pub mod phrases;

@@ -4,8 +4,9 @@
 //! begins with, so each failed try is grown from the first steps of its successor. A trace searches by one taste, drawn at
 //! random, so that no single order of search is taught. All values stay natural numbers, as the paper's generator has it.
 
-use super::condition::Habits;
+use super::condition::{Habits, TryOrder};
 use super::derivation::{Derivation, Operator, Step, Values};
+use super::in_turn;
 use super::puzzle::Puzzle;
 use super::solver::Operators;
 use super::trace::{Event, Outcome, Reason, Trace, Try};
@@ -22,7 +23,29 @@ pub(super) enum Taste {
     Anything,
 }
 
-/// Plans a trace that ends with `solution`. `failure_odds` is the chance of one more failed try after each.
+/// What a try may do.
+#[derive(Clone, Copy)]
+pub(super) struct Means {
+    pub(super) operators: Operators,
+    /// No step gives more.
+    pub(super) highest: Option<i64>,
+    pub(super) order: TryOrder,
+}
+
+impl Means {
+    pub(super) fn new(operators: Operators, habits: &Habits) -> Self {
+        Self { operators, highest: habits.highest.map(i64::from), order: habits.order }
+    }
+
+    /// Whether a step of a try for this target may give this value.
+    pub(super) fn allows(&self, value: i64, target: i64) -> bool {
+        // Nobody multiplies on and on towards a small target.
+        0 < value && value <= self.highest.unwrap_or(20 * target.max(25))
+    }
+}
+
+/// Plans a trace that ends with `solution`, or in turn with its like. `failure_odds` is the chance of one more failed try after
+/// each. `None` if a search in turn does not come by the solution.
 pub fn plan(
     puzzle: &Puzzle,
     solution: &Derivation,
@@ -30,7 +53,8 @@ pub fn plan(
     habits: &Habits,
     failure_odds: f64,
     rng: &mut ChaCha8Rng,
-) -> Trace {
+) -> Option<Trace> {
+    let means = Means::new(operators, habits);
     let taste = match rng.random_range(0..3) {
         0 => Taste::Near,
         1 => Taste::Factors,
@@ -39,6 +63,10 @@ pub fn plan(
     let mut n_failed = 0;
     while n_failed < habits.max_failed_tries && rng.random_bool(failure_odds) {
         n_failed += 1;
+    }
+    if means.order == TryOrder::InTurn {
+        let tries = in_turn::tries(puzzle, solution, means, n_failed.into(), habits.keeps_steps, rng)?;
+        return Some(tell_of(puzzle, &tries, habits, rng));
     }
     let mut tries = vec![Try { derivation: commuted(solution, rng), from: 0, slip: None }];
     let mut known: Vec<u64> = tries.iter().map(|attempt| attempt.derivation.class()).collect();
@@ -57,11 +85,9 @@ pub fn plan(
             values.is_none_or(|values| values[from..from + kept].contains(&puzzle.target().into()))
         };
         let kept = if tries.last().is_some_and(|next| holds_target(&next.derivation)) { 0 } else { kept };
-        let failed =
-            failed_try(&tries, &known, kept, puzzle, operators, habits, taste, rng).map(|failed| (failed, kept));
+        let failed = failed_try(&tries, &known, kept, puzzle, means, habits, taste, rng).map(|failed| (failed, kept));
         // What was kept may leave no other way; the start does.
-        let from_start =
-            || failed_try(&tries, &known, 0, puzzle, operators, habits, taste, rng).map(|failed| (failed, 0));
+        let from_start = || failed_try(&tries, &known, 0, puzzle, means, habits, taste, rng).map(|failed| (failed, 0));
         let Some((failed, kept)) = failed.or_else(from_start) else { break };
         if let Some(next) = tries.last_mut() {
             next.from = kept as u8;
@@ -70,7 +96,11 @@ pub fn plan(
         tries.push(failed);
     }
     tries.reverse();
+    Some(tell_of(puzzle, &tries, habits, rng))
+}
 
+/// The events of a search: tries, each announced and checked as the habits have it, with turns between them.
+fn tell_of(puzzle: &Puzzle, tries: &[Try], habits: &Habits, rng: &mut ChaCha8Rng) -> Trace {
     let mut events = Vec::with_capacity(4 * tries.len() + 2);
     let mut seen = Seen::new(puzzle);
     let mut last_segment = 0;
@@ -148,7 +178,7 @@ fn failed_try(
     known: &[u64],
     kept: usize,
     puzzle: &Puzzle,
-    operators: Operators,
+    means: Means,
     habits: &Habits,
     taste: Taste,
     rng: &mut ChaCha8Rng,
@@ -156,7 +186,7 @@ fn failed_try(
     let mut start = tries.last()?.derivation;
     start.truncate(kept);
     for _ in 0..12 {
-        let Some(mut derivation) = play(&start, None, puzzle.target().into(), operators, taste, rng) else { continue };
+        let Some(mut derivation) = play(&start, None, puzzle.target().into(), means, taste, rng) else { continue };
         let n_steps = derivation.steps().len();
         if 3 <= n_steps && kept + 1 < n_steps && rng.random_bool(habits.abandons) {
             derivation.truncate(n_steps - 1);
@@ -174,7 +204,7 @@ pub(super) fn play(
     start: &Derivation,
     left_out: Option<u8>,
     target: i64,
-    operators: Operators,
+    means: Means,
     taste: Taste,
     rng: &mut ChaCha8Rng,
 ) -> Option<Derivation> {
@@ -183,8 +213,6 @@ pub(super) fn play(
         Taste::Anything => 1,
         Taste::Near | Taste::Factors => 2,
     };
-    // Nobody multiplies on and on towards a small target.
-    let limit = 20 * target.max(25);
     let mut derivation = *start;
     let mut values = derivation.values()?;
     let mut free: Vec<u8> =
@@ -204,8 +232,8 @@ pub(super) fn play(
             }
             let (a, b) = (values[usize::from(left)], values[usize::from(right)]);
             let is_idle = matches!(operator, Operator::Multiply | Operator::Divide) && (a == 1 || b == 1);
-            let result = operator.apply(a, b).filter(|&result| 0 < result && result <= limit && result != target);
-            let (true, Some(result)) = (operators.contains(operator), result) else { continue };
+            let result = operator.apply(a, b).filter(|&result| means.allows(result, target) && result != target);
+            let (true, Some(result)) = (means.operators.contains(operator), result) else { continue };
             if is_idle && rng.random_bool(0.7) {
                 continue;
             }

@@ -1,17 +1,18 @@
 //! The wrong twin of a correct trace: the same up to its last segment, which ends in a wrong answer of a chosen kind.
 
-use super::condition::Stratum;
+use super::condition::{Stratum, TryOrder};
 use super::derivation::{Derivation, Operator, Step};
-use super::planner::{Seen, Taste, announce, commuted, play};
+use super::in_turn;
+use super::planner::{Means, Seen, Taste, announce, commuted, play};
 use super::puzzle::{Multiset, Puzzle};
-use super::solver::{Intermediates, Operators, Rules, visit_solutions};
+use super::solver::{Intermediates, Rules, visit_solutions};
 use super::trace::{Event, Outcome, Trace, Try};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::ops::ControlFlow;
 
 /// A candidate for the wrong twin of `correct`, or `None` if this draw led nowhere. It shows the same behaviors equally often.
-pub fn wrong_twin(correct: &Trace, stratum: Stratum, operators: Operators, rng: &mut ChaCha8Rng) -> Option<Trace> {
+pub fn wrong_twin(correct: &Trace, stratum: Stratum, means: Means, rng: &mut ChaCha8Rng) -> Option<Trace> {
     let (prefix, last) = correct.events.split_at(correct.last_segment);
     let right = last.iter().find_map(|event| match event {
         Event::Try(attempt) => Some(attempt),
@@ -20,9 +21,9 @@ pub fn wrong_twin(correct: &Trace, stratum: Stratum, operators: Operators, rng: 
     let shows = |wanted: fn(&Event) -> bool| last.iter().any(wanted);
     let target = i64::from(correct.puzzle.target());
     let attempt = match stratum {
-        Stratum::Slip => Try { slip: Some(target), ..missing_try(correct, right, operators, 4, rng)? },
-        Stratum::GiveUp => missing_try(correct, right, operators, 1, rng)?,
-        Stratum::RuleBreak => rule_breaking(&correct.puzzle, right, operators, rng)?,
+        Stratum::Slip => Try { slip: Some(target), ..missing_try(correct, right, means, 4, rng)? },
+        Stratum::GiveUp => missing_try(correct, right, means, 1, rng)?,
+        Stratum::RuleBreak => rule_breaking(&correct.puzzle, right, means, rng)?,
     };
     let mut events = prefix.to_vec();
     if shows(|event| matches!(event, Event::Backtrack { .. })) {
@@ -49,7 +50,10 @@ pub fn wrong_twin(correct: &Trace, stratum: Stratum, operators: Operators, rng: 
 
 /// A complete try in place of `right` that misses the target: of `n_draws`, the one that comes nearest. It keeps as many
 /// steps as `right` does, or fewer where that leaves too little choice.
-fn missing_try(trace: &Trace, right: &Try, operators: Operators, n_draws: usize, rng: &mut ChaCha8Rng) -> Option<Try> {
+fn missing_try(trace: &Trace, right: &Try, means: Means, n_draws: usize, rng: &mut ChaCha8Rng) -> Option<Try> {
+    if means.order == TryOrder::InTurn {
+        return in_turn::missing_try(&trace.puzzle, &right.derivation, means, rng);
+    }
     let target = i64::from(trace.puzzle.target());
     let from = if rng.random_bool(0.8) { right.from } else { rng.random_range(0..=right.from) };
     let mut start = right.derivation;
@@ -57,7 +61,7 @@ fn missing_try(trace: &Trace, right: &Try, operators: Operators, n_draws: usize,
     // Better something new; but where little is left, people try the same thing twice.
     let may_repeat = rng.random_bool(0.2);
     let known: Vec<u64> = trace.tries().map(|attempt| attempt.derivation.class()).collect();
-    let draws = (0..n_draws).filter_map(|_| play(&start, None, target, operators, Taste::Near, rng));
+    let draws = (0..n_draws).filter_map(|_| play(&start, None, target, means, Taste::Near, rng));
     let derivation = draws
         .filter(|derivation| may_repeat || !known.contains(&derivation.class()))
         .min_by_key(|derivation| derivation.value().map_or(i64::MAX, |value| (value - target).abs()))?;
@@ -65,18 +69,18 @@ fn missing_try(trace: &Trace, right: &Try, operators: Operators, n_draws: usize,
 }
 
 /// A true way to the target that does not use each number exactly once. Where `right` keeps steps, it mostly does too.
-fn rule_breaking(puzzle: &Puzzle, right: &Try, operators: Operators, rng: &mut ChaCha8Rng) -> Option<Try> {
+fn rule_breaking(puzzle: &Puzzle, right: &Try, means: Means, rng: &mut ChaCha8Rng) -> Option<Try> {
     if 0 < right.from && rng.random_bool(0.8) {
         let mut start = right.derivation;
         start.truncate(right.from.into());
-        let derivation = with_invention(&start, puzzle, operators, rng)?;
+        let derivation = with_invention(&start, puzzle, means, rng)?;
         return Some(Try { derivation, from: right.from, slip: None });
     }
-    let derivation = from_other_numbers(puzzle, operators, rng)?;
+    let derivation = from_other_numbers(puzzle, means, rng)?;
     Some(Try { derivation, from: 0, slip: None })
 }
 
-fn from_other_numbers(puzzle: &Puzzle, operators: Operators, rng: &mut ChaCha8Rng) -> Option<Derivation> {
+fn from_other_numbers(puzzle: &Puzzle, means: Means, rng: &mut ChaCha8Rng) -> Option<Derivation> {
     let numbers = puzzle.numbers();
     let n = numbers.len();
     for _ in 0..3 {
@@ -86,20 +90,15 @@ fn from_other_numbers(puzzle: &Puzzle, operators: Operators, rng: &mut ChaCha8Rn
         } else if 1 < n {
             changed[rng.random_range(0..n)] = numbers[rng.random_range(0..n)];
         }
-        if let Some(derivation) = chain_to_target(&changed, puzzle, operators, rng) {
+        if let Some(derivation) = chain_to_target(&changed, puzzle, means, rng) {
             return Some(commuted(&derivation, rng));
         }
     }
-    with_invention(&Derivation::new(numbers), puzzle, operators, rng)
+    with_invention(&Derivation::new(numbers), puzzle, means, rng)
 }
 
 /// Goes on with all numbers but one, and at the end takes, in its place, the one that happens to be needed.
-fn with_invention(
-    start: &Derivation,
-    puzzle: &Puzzle,
-    operators: Operators,
-    rng: &mut ChaCha8Rng,
-) -> Option<Derivation> {
+fn with_invention(start: &Derivation, puzzle: &Puzzle, means: Means, rng: &mut ChaCha8Rng) -> Option<Derivation> {
     let target = i64::from(puzzle.target());
     let n_numbers = start.numbers().len();
     let free: Vec<u8> = start.free_items(start.steps().len()).filter(|&item| usize::from(item) < n_numbers).collect();
@@ -107,7 +106,7 @@ fn with_invention(
         return None;
     }
     let left_out = free[rng.random_range(0..free.len())];
-    let played = play(start, Some(left_out), target, operators, Taste::Anything, rng)?;
+    let played = play(start, Some(left_out), target, means, Taste::Anything, rng)?;
     let values = played.values()?;
     let last = played.free_items(played.steps().len()).find(|&item| item != left_out)?;
     let value = values[usize::from(last)];
@@ -120,7 +119,11 @@ fn with_invention(
     ];
     let first = rng.random_range(0..choices.len());
     let is_plausible = |&&(operator, number, _): &&(Operator, i64, bool)| {
-        operators.contains(operator) && 1 < number && number != target && number != values[usize::from(left_out)]
+        means.operators.contains(operator)
+            && 1 < number
+            && means.allows(number, target)
+            && number != target
+            && number != values[usize::from(left_out)]
     };
     let (operator, number, number_first) =
         *choices.iter().cycle().skip(first).take(choices.len()).find(is_plausible)?;
@@ -132,12 +135,13 @@ fn with_invention(
 }
 
 /// A solution of other numbers in which every step goes on from the one before, drawn evenly from all of them.
-fn chain_to_target(numbers: &[u32], puzzle: &Puzzle, operators: Operators, rng: &mut ChaCha8Rng) -> Option<Derivation> {
+fn chain_to_target(numbers: &[u32], puzzle: &Puzzle, means: Means, rng: &mut ChaCha8Rng) -> Option<Derivation> {
     if Multiset::new(numbers) == puzzle.multiset() {
         return None;
     }
     let other = Puzzle::new(numbers, puzzle.target()).ok()?;
-    let rules = Rules { operators, intermediates: Intermediates::Naturals };
+    let rules = Rules { operators: means.operators, intermediates: Intermediates::Naturals };
+    let target = i64::from(puzzle.target());
     let mut found = None;
     let mut n_found = 0u32;
     let _ = visit_solutions(&other, rules, |derivation| {
@@ -147,12 +151,14 @@ fn chain_to_target(numbers: &[u32], puzzle: &Puzzle, operators: Operators, rng: 
         };
         let steps = derivation.steps();
         let is_chain = steps.iter().skip(1).enumerate().all(|(index, step)| goes_on(index, step));
-        let target = i64::from(puzzle.target());
         let touches_target_early = derivation.values().is_none_or(|values| {
             let last = derivation.last_item();
             values[..last].contains(&target) && !puzzle.numbers().contains(&puzzle.target())
         });
-        if is_chain && !touches_target_early {
+        let is_allowed = derivation.values().is_some_and(|values| {
+            values[derivation.result_item(0)..=derivation.last_item()].iter().all(|&value| means.allows(value, target))
+        });
+        if is_chain && !touches_target_early && is_allowed {
             n_found += 1;
             if rng.random_ratio(1, n_found) {
                 found = Some(*derivation);

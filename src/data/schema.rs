@@ -122,6 +122,11 @@ pub fn rewrite_quarantine() -> SchemaRef {
     ]))
 }
 
+/// `arithmetic/text/{train,test}.parquet`: one row per text.
+pub fn arithmetic() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, false)]))
+}
+
 /// `prime/<condition>/*.parquet`: one row per priming trace.
 pub fn traces() -> SchemaRef {
     let mut fields = vec![

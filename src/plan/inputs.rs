@@ -1,7 +1,7 @@
 //! Resolving what a recipe names and pinning it by content: shards, models, tokenizers, lexicons, test sets.
 
 use super::{Input, keys, units};
-use crate::config::{Config, Fetch, Recipe};
+use crate::config::{Config, Fetch, Recipe, TRAINED};
 use crate::data::document::ColumnMap;
 use crate::data::hub::{self, Hub, RemoteFile};
 use crate::data::sample;
@@ -280,27 +280,27 @@ pub(super) fn pin_resources(
             pin("prime.author.lm.model", &lm.model, &|| pin_model(&lm.model, hub))?;
         }
     }
-    if let Some(pretrain) = &config.pretrain {
-        if let Some(from) = &pretrain.from {
-            pin("pretrain.from", from, &|| pin_model(from, hub))?;
+    for (table, pretrain) in config.trainings() {
+        if let Some(from) = pretrain.from.as_ref().filter(|from| !TRAINED.contains(&from.as_str())) {
+            pin(&format!("{table}.from"), from, &|| pin_model(from, hub))?;
         }
         if let Some(model) =
             pretrain.model.as_ref().filter(|model| !["bpe", "words"].contains(&model.tokenizer.as_str()))
         {
-            pin("pretrain.model.tokenizer", &model.tokenizer, &|| pin_path(&model.tokenizer))?;
+            pin(&format!("{table}.model.tokenizer"), &model.tokenizer, &|| pin_path(&model.tokenizer))?;
         }
         for (name, data) in &pretrain.data {
             let source = Some(&data.source).filter(|_| data.stage().is_none());
             for (key, source) in [("source", source), ("held-out", data.held_out.as_ref())] {
                 if let Some(source) = source {
-                    let key = format!("pretrain.data.{name}.{key}");
+                    let key = format!("{table}.data.{name}.{key}");
                     pin(&key, source, &|| pin_data(recipe, &key, source, hub))?;
                 }
             }
         }
     }
     if let Some(ppo) = &config.ppo {
-        if ppo.from != "pretrain" {
+        if !TRAINED.contains(&ppo.from.as_str()) {
             pin("ppo.from", &ppo.from, &|| pin_model(&ppo.from, hub))?;
         }
         if let Some(query) = &ppo.puzzles.query {

@@ -110,7 +110,10 @@ pub(super) fn stage_key(
             let author = author.map(|lm| pinned(&Some(lm.model.clone())));
             (json!([crate::stages::prime::FORMAT, canonical(prime), files, puzzles, author, limit]), seed)
         }
-        Work::Pretrain(pretrain) => {
+        Work::Arithmetic(arithmetic) => {
+            (json!([crate::stages::arithmetic::FORMAT, canonical(arithmetic), limit]), seed)
+        }
+        Work::Base(pretrain) | Work::Pretrain(pretrain) => {
             let model = [pretrain.from.as_ref(), pretrain.model.as_ref().map(|model| &model.tokenizer)];
             let data = pretrain.data.values().flat_map(|data| [Some(&data.source), data.held_out.as_ref()]);
             let files: Vec<_> = model.into_iter().chain(data).map(|name| pinned(&name.cloned())).collect();

@@ -121,7 +121,7 @@ impl Overview {
                     overview.poison.insert(unit.to_owned(), failed.error);
                 }
             }
-            if let (Work::Pretrain(pretrain), false) = (&stage.work, overview.complete()) {
+            if let (Work::Base(pretrain) | Work::Pretrain(pretrain), false) = (&stage.work, overview.complete()) {
                 overview.training = Some(TrainingEstimate::new(plan, stage, pretrain));
             }
             if matches!(&stage.work, Work::Classify(classify) if classify.cue.is_none()) {
@@ -271,7 +271,13 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
                 let (traces, prompts) = crate::stages::prime::rows(prime, plan.limit);
                 traces.saturating_mul(TRACE_BYTES).saturating_add(prompts.saturating_mul(PROMPT_BYTES))
             }
-            Work::Pretrain(pretrain) => TrainingEstimate::new(plan, stage, pretrain).disk_bytes(pretrain),
+            Work::Arithmetic(arithmetic) => {
+                let texts = crate::stages::arithmetic::rows(arithmetic, plan.limit);
+                texts.iter().map(|(_, rows)| rows * u64::from(arithmetic.lengths[1]) * 2).sum()
+            }
+            Work::Base(pretrain) | Work::Pretrain(pretrain) => {
+                TrainingEstimate::new(plan, stage, pretrain).disk_bytes(pretrain)
+            }
             Work::Curate(_) | Work::Rewrite(_) | Work::Ppo(_) | Work::Report(_) => 0,
         };
     }

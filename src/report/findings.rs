@@ -93,7 +93,9 @@ impl Findings {
                 Work::Curate(_) => findings.curated.push(curated(stage, &manifests(plan, stage, dir)?, dir)?),
                 Work::Sketch(_)
                 | Work::Rewrite(_)
+                | Work::Arithmetic(_)
                 | Work::Prime(_)
+                | Work::Base(_)
                 | Work::Pretrain(_)
                 | Work::Ppo(_)
                 | Work::Report(_) => {}

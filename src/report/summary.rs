@@ -146,7 +146,9 @@ impl RunSummary {
                 Work::Curate(_) => summary.curated.push(Curated::new(stage, &manifests)),
                 Work::Sketch(_)
                 | Work::Rewrite(_)
+                | Work::Arithmetic(_)
                 | Work::Prime(_)
+                | Work::Base(_)
                 | Work::Pretrain(_)
                 | Work::Ppo(_)
                 | Work::Report(_) => {}

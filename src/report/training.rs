@@ -37,7 +37,7 @@ pub struct Point {
 
 /// The findings of every stage of a run that trained to its end.
 pub fn of_run(plan: &Plan, dir: &RunDir) -> anyhow::Result<Vec<TrainedFindings>> {
-    let stages = plan.stages.iter().filter(|stage| matches!(stage.work, Work::Pretrain(_)));
+    let stages = plan.stages.iter().filter(|stage| matches!(stage.work, Work::Base(_) | Work::Pretrain(_)));
     Ok(stages
         .map(|stage| trained(plan, stage, dir))
         .collect::<anyhow::Result<Vec<_>>>()?

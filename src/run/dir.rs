@@ -33,14 +33,16 @@ pub struct RunDir {
 }
 
 /// What runs put into their folder. The plan is last: as long as it is there, the folder is known as a run's.
-const OURS: [&str; 16] = [
+const OURS: [&str; 18] = [
     "manifests",
     "arms",
     "classify",
     "sketch",
     "curate",
     "rewrite",
+    "arithmetic",
     "prime",
+    "base",
     "pretrain",
     "ppo",
     "tokens",

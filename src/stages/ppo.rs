@@ -8,10 +8,10 @@ mod learner;
 mod prompts;
 mod record;
 
-use crate::config::{Config, Export, KlWhere, Ppo, Recipe, Truncated};
+use crate::config::{Config, Export, KlWhere, Ppo, Recipe, TRAINED, Truncated};
 use crate::countdown::verdict;
 use crate::error::{Exit, Failure};
-use crate::plan::{Stage, Work};
+use crate::plan::Stage;
 use crate::rl::advantage::Discount;
 use crate::rl::kl::KlController;
 use crate::rl::loss::{Aggregation, Clip};
@@ -21,6 +21,7 @@ use crate::rl::rollout::{Rollout, Truncation, requests};
 use crate::run::events::{Event, Progress, TrainingProgress};
 use crate::run::manifest::{Counts, Manifest, Output};
 use crate::run::{Runner, commit, judges};
+use crate::stages::pretrain::model::trained_model;
 use crate::train::checkpoint::{Best, Checkpoints};
 use crate::train::metrics::LineLog;
 use anyhow::Context;
@@ -37,9 +38,6 @@ pub const FORMAT: u32 = 1;
 
 const METRICS: &str = "metrics.jsonl";
 
-/// The name that stands for this run's own model.
-const PRETRAIN: &str = "pretrain";
-
 /// Checks what a recipe's `[ppo]` names, before anything runs.
 ///
 /// # Errors
@@ -55,7 +53,7 @@ pub fn check_recipe(recipe: &Recipe, arm: &str, config: &Config) -> anyhow::Resu
     };
     let seed = ppo.seed.unwrap_or(config.seed);
     Prompts::new(&ppo, seed).map_err(|(key, failure)| located(key, &failure.into()))?;
-    if ppo.from != PRETRAIN && !ppo.from.starts_with("hf://") {
+    if !TRAINED.contains(&ppo.from.as_str()) && !ppo.from.starts_with("hf://") {
         let base = crate::lm::Checkpoint::open(Path::new(&ppo.from)).map_err(|error| located("ppo.from", &error))?;
         let context = base.config().max_positions;
         check_context(&ppo, 1, context).map_err(|error| located("ppo.max-response-tokens", &error))?;
@@ -153,12 +151,19 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
     };
     let metrics = LineLog::open(&folder.join(METRICS), state.metrics_bytes)?;
     let settings = settings(ppo, seed, base.end_tokens.clone());
-    let held_out =
-        prompts.held_out(ppo.eval.split, ppo.puzzles_within(runner.plan.limit), base.vocabulary.tokenizer())?;
+    let wanted = ppo.puzzles_within(runner.plan.limit);
+    let held_out = prompts.held_out(ppo.eval.split, wanted, base.vocabulary.tokenizer())?;
     if held_out.is_empty() {
         return Err(Failure::new(Exit::Usage, "no puzzle is left to look at")
             .hint("widen `ppo.puzzles.numbers` or `ppo.puzzles.targets`")
             .into());
+    }
+    if held_out.len() < wanted {
+        runner.reporter.notice(format!(
+            "{}: there are {} held-out puzzles of this split, not {wanted}",
+            stage.folder,
+            held_out.len()
+        ));
     }
     let work = Job { runner, stage, ppo, folder, base, prompts, held_out, checkpoints, settings, steps };
     let judge = Judge::new(ppo)?;
@@ -188,13 +193,10 @@ fn controller(ppo: &Ppo) -> KlController {
 
 /// The model to begin with, on this disk.
 fn model_path(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<PathBuf> {
-    if ppo.from != PRETRAIN {
+    if !TRAINED.contains(&ppo.from.as_str()) {
         return judges::model_path(&ppo.from, runner.plan, runner.hub);
     }
-    let mut read = stage.reads.iter().map(|&index| &runner.plan.stages[index]);
-    let pretrain = read.find(|stage| matches!(stage.work, Work::Pretrain(_)));
-    let pretrain = pretrain.context("`ppo` begins with the model of `pretrain`, which is not planned")?;
-    Ok(runner.dir.path(&pretrain.folder).join("model"))
+    trained_model(runner, stage, &ppo.from)
 }
 
 /// What a run works with and does not change.

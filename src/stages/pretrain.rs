@@ -6,7 +6,7 @@
 
 mod card;
 pub mod estimate;
-mod model;
+pub(super) mod model;
 mod questions;
 mod sources;
 
@@ -35,6 +35,9 @@ use std::time::{Duration, Instant};
 /// The version of what training writes. Raise it when equal settings give other bytes.
 pub const FORMAT: u32 = 1;
 
+/// The name that stands for this run's `[base]`.
+pub(super) const BASE: &str = "base";
+
 /// Where tokenised documents lie in the run folder.
 pub const TOKENS: &str = "tokens";
 
@@ -43,18 +46,23 @@ pub const TOKENS: &str = "tokens";
 /// # Errors
 /// A [`Failure`] at the recipe's key: a folder that is no model, an architecture that we do not know, a context that is too long.
 pub fn check_recipe(recipe: &Recipe, arm: &str, config: &Config) -> anyhow::Result<()> {
-    let Some(pretrain) = &config.pretrain else { return Ok(()) };
+    for (table, pretrain) in config.trainings() {
+        check_table(recipe, arm, table, pretrain)?;
+    }
+    Ok(())
+}
+
+fn check_table(recipe: &Recipe, arm: &str, table: &str, pretrain: &Pretrain) -> anyhow::Result<()> {
     let located = |key: &str, error: anyhow::Error| {
-        let failure = recipe.error_in_arm(arm, key, &error.to_string());
+        let failure = recipe.error_in_arm(arm, &format!("{table}.{key}"), &error.to_string());
         match crate::error::hint_of(&error) {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
     };
-    if let Some(from) = pretrain.from.as_ref().filter(|from| !from.starts_with("hf://")) {
-        let checkpoint =
-            crate::lm::Checkpoint::open(Path::new(from)).map_err(|error| located("pretrain.from", error))?;
-        model::check_context(pretrain, checkpoint.config()).map_err(|error| located("pretrain.context", error))?;
+    if let Some(from) = pretrain.from.as_ref().filter(|from| !from.starts_with("hf://") && *from != BASE) {
+        let checkpoint = crate::lm::Checkpoint::open(Path::new(from)).map_err(|error| located("from", error))?;
+        model::check_context(pretrain, checkpoint.config()).map_err(|error| located("context", error))?;
     }
     Ok(())
 }
@@ -63,7 +71,7 @@ pub fn check_recipe(recipe: &Recipe, arm: &str, config: &Config) -> anyhow::Resu
 pub fn run(runner: &Runner, stage: &Stage, pretrain: &Pretrain) -> anyhow::Result<Option<Manifest>> {
     let folder = runner.dir.path(&stage.folder);
     commit::create_folder(&folder)?;
-    let base = model::Base::new(runner, pretrain)?;
+    let base = model::Base::new(runner, stage, pretrain)?;
     let data = sources::Data::locate(runner, stage, pretrain)?;
     let vocabulary = base.vocabulary(runner, &data)?;
     let config = base.config(pretrain, &vocabulary)?;

@@ -176,6 +176,7 @@ impl Tools {
                 strata,
                 wrong_share: prime.wrong_share,
                 diversity: prime.diversity,
+                habits: Some(prime.habits.over(condition)),
                 ..TraceSpec::new(condition, seed_of(seed, part))
             };
             Generator::new(spec, draw.clone(), self.query.clone(), self.count_tokens.clone())

@@ -210,7 +210,7 @@ mod tests {
         let columns = Columns::detect(&file, "text", "query", "completion").unwrap();
         assert_eq!(columns, Columns::Completion { query: "query".into(), completion: "completion".into() });
         let data = vec![(vec![file.clone()], columns.clone())];
-        let vocabulary = Vocabulary::make(Making::Words, 300, &data, &[]).unwrap();
+        let vocabulary = Vocabulary::make(Making::Words, 300, &data, &[], "").unwrap();
         let path = folder.path().join("a.tokens");
         assert!(tokenise(&[file], &columns, &vocabulary, &path, &|_| true).unwrap());
         let tokens = TokenFile::open(&path).unwrap();
@@ -235,7 +235,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = file(folder.path(), "a.jsonl", "{\"text\": \"a b\"}\n");
         let columns = Columns::Text("text".into());
-        let vocabulary = Vocabulary::make(Making::Words, 300, &[(vec![file.clone()], columns.clone())], &[]).unwrap();
+        let vocabulary =
+            Vocabulary::make(Making::Words, 300, &[(vec![file.clone()], columns.clone())], &[], "").unwrap();
         let path = folder.path().join("a.tokens");
         assert!(!tokenise(&[file], &columns, &vocabulary, &path, &|_| false).unwrap());
         assert!(!path.exists());

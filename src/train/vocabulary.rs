@@ -36,8 +36,8 @@ const KNOWN_ENDS: [&str; 6] = [END, "<|end_of_text|>", "</s>", "<eos>", "<|im_en
 const PIECES: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Words, numbers and signs, each with the blank before it: the text is its tokens, written after each other.
-const WORDS: &str = r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]|\s";
+/// Tags, words, numbers and signs, each with the blank before it: the text is its tokens, written after each other.
+const WORDS: &str = r" ?</?\p{L}+>| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]|\s";
 
 /// The files that a checkpoint carries for its tokenizer, where a model folder has them.
 const FILES: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
@@ -47,7 +47,7 @@ const FILES: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "special_to
 pub enum Making {
     /// Byte-level BPE.
     Bpe,
-    /// Whole words, numbers and signs.
+    /// Whole tags, words, numbers and signs.
     Words,
 }
 
@@ -121,7 +121,8 @@ impl Vocabulary {
         Self::of_files(tokenizer, files, end, &folder.display().to_string())
     }
 
-    /// Makes a tokenizer from data: equal data give equal bytes, however many threads there are. `phrases` stand around every row.
+    /// Makes a tokenizer from data: equal data give equal bytes, however many threads there are. `phrases` stand around every row, and
+    /// `also` is a text that stands for what the data lack.
     ///
     /// # Errors
     /// A [`Failure`] with [`Exit::BadData`] if the data hold no text.
@@ -130,6 +131,7 @@ impl Vocabulary {
         size: usize,
         data: &[(Vec<DataFile>, Columns)],
         phrases: &[String],
+        also: &str,
     ) -> anyhow::Result<Self> {
         let special = |content: &str| AddedToken::from(content, true);
         let (mut tokenizer, mut trainer) = match making {
@@ -168,7 +170,7 @@ impl Vocabulary {
                 (tokenizer, TrainerWrapper::WordLevelTrainer(trainer))
             }
         };
-        feed(&mut tokenizer, &mut trainer, data, phrases)?;
+        feed(&mut tokenizer, &mut trainer, data, phrases, also)?;
         let json = tokenizer.to_string(true).map_err(failed)?;
         let unknown = (making == Making::Words).then_some(UNKNOWN);
         let files = BTreeMap::from([
@@ -275,6 +277,7 @@ fn feed(
     trainer: &mut TrainerWrapper,
     data: &[(Vec<DataFile>, Columns)],
     phrases: &[String],
+    also: &str,
 ) -> anyhow::Result<()> {
     let (send, texts) = sync_channel::<String>(256);
     let read = move || -> anyhow::Result<u64> {
@@ -302,7 +305,8 @@ fn feed(
     };
     let (read, trained) = std::thread::scope(|scope| {
         let reading = scope.spawn(read);
-        let trained = tokenizer.train(trainer, texts.into_iter()).map(|_| ());
+        let texts = texts.into_iter().chain(std::iter::once(also.to_owned()));
+        let trained = tokenizer.train(trainer, texts).map(|_| ());
         (reading.join(), trained)
     });
     let rows = read.map_err(|_| anyhow::anyhow!("reading the training data panicked"))??;
@@ -344,9 +348,13 @@ mod tests {
         let lines = prose();
         let data = texts(folder.path(), &lines.iter().map(String::as_str).collect::<Vec<_>>());
         for (making, size) in [(Making::Bpe, 400), (Making::Words, 300)] {
-            let first = Vocabulary::make(making, size, &data, &[]).unwrap();
+            let first = Vocabulary::make(making, size, &data, &[], "").unwrap();
             for _ in 0..3 {
-                assert_eq!(Vocabulary::make(making, size, &data, &[]).unwrap().files(), first.files(), "{making:?}");
+                assert_eq!(
+                    Vocabulary::make(making, size, &data, &[], "").unwrap().files(),
+                    first.files(),
+                    "{making:?}"
+                );
             }
             assert!(first.tokenizer().vocab_size() <= size);
             for text in &lines[..20] {
@@ -361,7 +369,7 @@ mod tests {
     fn a_word_that_is_not_known_is_counted() {
         let folder = tempfile::tempdir().unwrap();
         let data = texts(folder.path(), &["a b c", "a b"]);
-        let vocabulary = Vocabulary::make(Making::Words, 300, &data, &[]).unwrap();
+        let vocabulary = Vocabulary::make(Making::Words, 300, &data, &[], "").unwrap();
         let unseen = texts(folder.path(), &["a b zebra", ""]);
         let path = folder.path().join("a.tokens");
         assert!(tokenise(&unseen[0].0, &unseen[0].1, &vocabulary, &path, &|_| true).unwrap());
@@ -374,14 +382,14 @@ mod tests {
     #[test]
     fn no_text_makes_no_tokenizer() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Vocabulary::make(Making::Bpe, 300, &texts(folder.path(), &["", " "]), &[]).err().unwrap();
+        let error = Vocabulary::make(Making::Bpe, 300, &texts(folder.path(), &["", " "]), &[], "").err().unwrap();
         assert!(error.to_string().contains("no text"), "{error:#}");
     }
 
     #[test]
     fn a_tokenizer_of_another_model_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let vocabulary = Vocabulary::make(Making::Words, 300, &texts(folder.path(), &["a b c d"]), &[]).unwrap();
+        let vocabulary = Vocabulary::make(Making::Words, 300, &texts(folder.path(), &["a b c d"]), &[], "").unwrap();
         vocabulary.check_fits(vocabulary.tokenizer().vocab_size(), "m").unwrap();
         let error = vocabulary.check_fits(3, "m").unwrap_err();
         assert!(error.to_string().contains("the tokenizer of `m` has"), "{error:#}");

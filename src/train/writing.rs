@@ -91,7 +91,7 @@ mod tests {
         let path = folder.path().join("a.jsonl");
         crate::run::commit::write_atomic(&path, br#"{"text": "a b c d e f g h i j k l m n o p"}"#).unwrap();
         let data = vec![(vec![DataFile { name: "a.jsonl".into(), path }], Columns::Text("text".into()))];
-        let vocabulary = Vocabulary::make(Making::Words, 300, &data, &[]).unwrap();
+        let vocabulary = Vocabulary::make(Making::Words, 300, &data, &[], "").unwrap();
         let config = ModelConfig::from_json(&format!(
             r#"{{"model_type": "llama", "vocab_size": {}, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
             "num_attention_heads": 2, "tie_word_embeddings": true, "max_position_embeddings": 12}}"#,

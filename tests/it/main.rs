@@ -21,6 +21,7 @@ mod doctor;
 mod endpoint;
 mod endpoint_generator;
 mod endpoint_llama;
+mod experiment;
 mod export;
 mod export_faults;
 mod export_peer;

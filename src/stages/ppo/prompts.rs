@@ -52,7 +52,7 @@ impl Prompts {
             },
             numbers: range(puzzles.numbers, public.numbers),
             targets: range(puzzles.targets, public.targets),
-            operators: Operators::ALL,
+            operators: puzzles.operators.as_ref().map_or(Operators::ALL, |operators| Operators::new(operators)),
         };
         let draw = |split: Split, purpose: u64| {
             let split = (prime::splits(seed), split);

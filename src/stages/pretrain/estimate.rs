@@ -30,7 +30,7 @@ pub struct TrainingEstimate {
 
 impl TrainingEstimate {
     pub fn new(plan: &Plan, stage: &Stage, pretrain: &Pretrain) -> Self {
-        let config = config(pretrain);
+        let config = config(plan, stage, pretrain);
         let per_epoch: Option<Vec<(u64, u64)>> = pretrain.data.values().map(|data| size(plan, stage, data)).collect();
         let sum = |of: fn(&(u64, u64)) -> u64| per_epoch.as_ref().map(|sizes| sizes.iter().map(of).sum::<u64>());
         let epochs = pretrain.epochs.unwrap_or(1);
@@ -72,7 +72,14 @@ impl TrainingEstimate {
 }
 
 /// The model's sizes; those of one on the hub are not known before it is fetched.
-fn config(pretrain: &Pretrain) -> Option<ModelConfig> {
+fn config(plan: &Plan, stage: &Stage, pretrain: &Pretrain) -> Option<ModelConfig> {
+    if pretrain.from.as_deref() == Some(super::BASE) {
+        let mut upstream = stage.reads.iter().filter_map(|&index| plan.stages.get(index));
+        return upstream.find_map(|stage| match &stage.work {
+            Work::Base(base) => config(plan, stage, base),
+            _ => None,
+        });
+    }
     if let Some(from) = &pretrain.from {
         return Checkpoint::open(Path::new(from)).ok().map(|checkpoint| checkpoint.config().clone());
     }
@@ -93,6 +100,10 @@ fn size(plan: &Plan, stage: &Stage, data: &TrainingData) -> Option<(u64, u64)> {
                 Work::Prime(prime) => {
                     let traces = plan.limit.map_or(prime.train, |limit| prime.train.min(limit));
                     (traces, traces * TRACE_TOKENS)
+                }
+                Work::Arithmetic(arithmetic) => {
+                    let [(_, texts), _] = crate::stages::arithmetic::rows(arithmetic, plan.limit);
+                    (texts, texts * u64::from(arithmetic.lengths[0] + arithmetic.lengths[1]) / 2)
                 }
                 Work::Curate(curate) => {
                     let corpus = curate.corpus.get(set)?;

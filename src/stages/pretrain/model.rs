@@ -4,9 +4,11 @@ use super::sources::Data;
 use crate::config::{NewArchitecture, NewModel, Pretrain};
 use crate::error::{Exit, Failure};
 use crate::lm::{Architecture, Checkpoint, ModelConfig, Parameters, RopeScaling};
+use crate::plan::Stage;
 use crate::run::{Runner, commit, judges};
 use crate::train::permutation::derive;
 use crate::train::vocabulary::{Making, Vocabulary};
+use anyhow::Context;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -17,10 +19,13 @@ pub(super) enum Base {
 }
 
 impl Base {
-    pub(super) fn new(runner: &Runner, pretrain: &Pretrain) -> anyhow::Result<Self> {
+    pub(super) fn new(runner: &Runner, stage: &Stage, pretrain: &Pretrain) -> anyhow::Result<Self> {
         match (&pretrain.from, &pretrain.model) {
             (Some(from), _) => {
-                let path = judges::model_path(from, runner.plan, runner.hub)?;
+                let path = match from.as_str() {
+                    super::BASE => trained_model(runner, stage, super::BASE)?,
+                    from => judges::model_path(from, runner.plan, runner.hub)?,
+                };
                 let checkpoint = Box::new(Checkpoint::open(&path)?);
                 check_context(pretrain, checkpoint.config())?;
                 Ok(Self::Checkpoint { path, checkpoint })
@@ -49,7 +54,8 @@ impl Base {
             "words" => Making::Words,
             path => return Vocabulary::of_file(Path::new(path)),
         };
-        let key = data.digest(&format!("{making:?} {}", model.vocabulary));
+        let also = model.also_spells.as_deref().unwrap_or("");
+        let key = data.digest(&format!("{making:?} {} {also}", model.vocabulary));
         let folder = runner.dir.path(super::TOKENS).join(format!("{key}.tokenizer"));
         let names = ["tokenizer.json", "tokenizer_config.json"];
         if names.iter().all(|name| folder.join(name).is_file()) {
@@ -58,7 +64,7 @@ impl Base {
             return Vocabulary::of_bytes(files, &folder);
         }
         runner.reporter.notice(format!("making a tokenizer of at most {} tokens", model.vocabulary));
-        let vocabulary = Vocabulary::make(making, model.vocabulary, &data.files(), &data.phrases())?;
+        let vocabulary = Vocabulary::make(making, model.vocabulary, &data.files(), &data.phrases(), also)?;
         for (name, bytes) in vocabulary.files() {
             commit::write_atomic(&folder.join(name), bytes)?;
         }
@@ -80,6 +86,15 @@ impl Base {
             Self::New(_) => Ok(Parameters::random(config, derive(seed, "weights"))),
         }
     }
+}
+
+/// The folder of the model that an earlier stage of this run trained.
+pub(in crate::stages) fn trained_model(runner: &Runner, stage: &Stage, name: &str) -> anyhow::Result<PathBuf> {
+    let mut read = stage.reads.iter().map(|&index| &runner.plan.stages[index]);
+    let trained = read.find(|stage| stage.work.name() == name);
+    let trained = trained
+        .with_context(|| format!("`{}` begins with the model of `{name}`, which is not planned", stage.folder))?;
+    Ok(runner.dir.path(&trained.folder).join("model"))
 }
 
 /// The configuration of a model from scratch.

@@ -280,7 +280,7 @@ fn nothing_to_train_on(name: &str, data: &TrainingData, why: &str) -> anyhow::Er
 /// What the rows are: as the recipe says, as the stage is known to write, or as the first file looks.
 fn rows(data: &TrainingData, files: &[DataFile], context: usize) -> anyhow::Result<Rows> {
     let known = data.kind.or_else(|| match data.stage()?.0 {
-        "curate" => Some(DataKind::Text),
+        "curate" | "arithmetic" => Some(DataKind::Text),
         _ => Some(DataKind::Completion),
     });
     let completions = || Columns::Completion { query: data.query.clone(), completion: data.completion.clone() };
