@@ -21,8 +21,6 @@ const NAMES: [&str; 7] =
 pub(super) fn config(name: &str) -> anyhow::Result<ModelConfig> {
     // Hidden, layers, heads, key/value heads, intermediate, vocabulary, rotary base, context.
     let (architecture, sizes, rope_theta, max_positions) = match name {
-        "mini-0.3m" => (Architecture::Llama, [96, 3, 4, 4, 384, 160], 1e4, 8192),
-        "mini-10m" => (Architecture::Llama, [384, 6, 6, 6, 1024, 512], 1e4, 8192),
         "smollm2-135m" => (Architecture::Llama, [576, 30, 9, 3, 1536, 49_152], 1e5, 8192),
         "qwen2.5-0.5b" => (Architecture::Qwen2, [896, 24, 14, 2, 4864, 151_936], 1e6, 32_768),
         "qwen2.5-1.5b" => (Architecture::Qwen2, [1536, 28, 12, 2, 8960, 151_936], 1e6, 32_768),
