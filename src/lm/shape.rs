@@ -26,6 +26,8 @@ pub(super) fn config(name: &str) -> anyhow::Result<ModelConfig> {
         "qwen2.5-1.5b" => (Architecture::Qwen2, [1536, 28, 12, 2, 8960, 151_936], 1e6, 32_768),
         "qwen2.5-7b" => (Architecture::Qwen2, [3584, 28, 28, 4, 18_944, 152_064], 1e6, 32_768),
         "llama-3.2-3b" => (Architecture::Llama, [3072, 28, 24, 8, 8192, 128_256], 5e5, 131_072),
+        "mini-0.3m" => (Architecture::Llama, [96, 3, 4, 4, 384, 160], 1e4, 8192),
+        "mini-10m" => (Architecture::Llama, [384, 6, 6, 6, 1024, 512], 1e4, 8192),
         _ => {
             return Err(Failure::new(Exit::Usage, format!("`{name}` is not a shape"))
                 .hint(format!("expected one of `{}`", NAMES.join("`, `")))

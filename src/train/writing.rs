@@ -1,7 +1,6 @@
 //! Samples of what a model in training writes, the likeliest token at a time, for people to read.
 
 use super::vocabulary::Vocabulary;
-use crate::error::{Exit, Failure};
 use crate::lm::{BatchLimits, Decoder, Endings, ModelConfig, Parameters, Precision, Request, SamplingRule};
 use serde::Serialize;
 
@@ -45,16 +44,15 @@ pub(super) fn write<'p>(
     let endings = Endings { tokens: &ends, strings: None };
     let decoder = Decoder::from_parameters(config, parameters, Precision::F32)?;
     let written = decoder.generate(&requests, SamplingRule::GREEDY, endings, BatchLimits::default())?;
-    let sample = |(prompt, written): (&'p String, Result<crate::lm::Generation, crate::lm::Ungenerated>)| {
-        let written = written.map_err(|why| {
-            Failure::new(Exit::Failed, format!("no sample could be written after step {step}: {why}"))
-                .hint("lower `pretrain.optimizer.learning-rate`")
-        })?;
+    let mut samples = Vec::new();
+    for (prompt, written) in prompts.iter().zip(written) {
+        // A model whose output is not a number writes nothing; the next step's loss says so, with its documents.
+        let Ok(written) = written else { continue };
         let ended = written.tokens.last().is_some_and(|last| ends.contains(last));
         let text = &written.tokens[..written.tokens.len() - usize::from(ended)];
-        Ok(WrittenSample { step, prompt, text: tokenizer.decode(text)?, ended })
-    };
-    prompts.iter().zip(written).map(sample).collect()
+        samples.push(WrittenSample { step, prompt, text: tokenizer.decode(text)?, ended });
+    }
+    Ok(samples)
 }
 
 #[cfg(test)]
