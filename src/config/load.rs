@@ -252,7 +252,7 @@ tokens = 10
         check(
             "[classify.cue]",
             "[clasify.cue]",
-            "`r.toml` line 7, key `clasify`: unknown field `clasify`, expected one of `seed`, `fetch`, `classify`, `curate`, `rewrite`, `prime`, `pretrain`, `ppo`, `report`",
+            "`r.toml` line 7, key `clasify`: unknown field `clasify`, expected one of `seed`, `fetch`, `classify`, `curate`, `rewrite`, `arithmetic`, `prime`, `base`, `pretrain`, `ppo`, `report`",
             Some("did you mean `classify`?"),
         );
         check(

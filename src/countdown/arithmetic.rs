@@ -318,8 +318,8 @@ mod tests {
                 };
                 assert_eq!(*word, expect, "{item}");
             }
-            ([list, echo], _) if list.contains("make") => assert_eq!(numbers(list), numbers(echo), "{item}"),
             ([head, comparison], _) if head.starts_with(" make") => check_item(&format!(" {comparison}")),
+            ([list, echo], _) if list.contains("make") => assert_eq!(numbers(list), numbers(echo), "{item}"),
             ([list, first], _) if list.contains("use") => drop((numbers(list), steps(first))),
             ([list, done, expression], _) => {
                 assert_eq!(numbers(list), numbers(expression), "{item}");
