@@ -33,7 +33,7 @@ def timed(command):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default="mini-0.3m:f32,mini-10m:f32,smollm2-135m:bf16")
-    parser.add_argument("--steps", default="60,20,3", help="measured steps of each run")
+    parser.add_argument("--steps", help="measured steps of each run, in their order; by default what takes about ten seconds")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)
@@ -42,12 +42,17 @@ def main():
     args = parser.parse_args()
 
     python = os.environ.get("PYTHON", sys.executable)
+    steps_of = {"mini-0.3m": 60, "mini-10m": 20}
+    runs = args.runs.split(",")
+    steps = args.steps.split(",") if args.steps else [str(steps_of.get(run.split(":")[0], 3)) for run in runs]
+    if len(steps) != len(runs):
+        parser.error(f"{len(runs)} runs and {len(steps)} numbers of steps")
     size = ["--batch", str(args.batch), "--length", str(args.length)]
     rows = {}
     for _ in range(args.rounds):
-        for run, steps in zip(args.runs.split(","), args.steps.split(",")):
+        for run, count in zip(runs, steps):
             shape, precision = run.split(":")
-            what = ["--shape", shape, *size, "--steps", steps]
+            what = ["--shape", shape, *size, "--steps", count]
             ours = [args.program, "bench", "train", "--json", "--precision", precision, *what]
             theirs = [python, args.peer, "--dtype", DTYPES[precision], *what]
             rows.setdefault((shape, precision, "four-habits"), []).append(timed(ours))
