@@ -29,6 +29,13 @@ impl From<cli::Precision> for Precision {
     }
 }
 
+/// The middle one, the later of two, as the peers take it.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// What the operating system says of this process.
 mod process {
     use std::fs::read_to_string;

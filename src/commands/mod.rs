@@ -61,6 +61,12 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
+/// Makes `--threads` the number of threads for parallel work; without it, all cores. Once, before any such work.
+fn start_threads(threads: Option<u64>) -> anyhow::Result<()> {
+    let Some(threads) = threads else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("cannot start threads")
+}
+
 /// Tells of what does not end a command that has no reporter.
 fn notice_on_stderr() -> Notice {
     Arc::new(|message: &str| {

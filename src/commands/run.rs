@@ -26,9 +26,7 @@ pub fn run(args: &Run, json: bool) -> anyhow::Result<Exit> {
         // What is wrong with the GPU is said before anything else is done.
         args.device.open()?;
     }
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("cannot start threads")?;
-    }
+    super::start_threads(args.threads)?;
     let stop = Stop::on_signals().context("cannot listen to signals")?;
     let reporter = Arc::new(Reporter::new(json));
     let hub = super::hub(&reporter)?.stopped_by(hub::Stop::on(stop.flag()));

@@ -2,12 +2,11 @@
 //! sampling included.
 
 use super::breakdown::{self, Share, breakdown};
-use super::process;
+use super::{median, process};
 use crate::cli::{BenchGenerate, Device};
-use crate::commands::{print, print_json};
+use crate::commands::{print, print_json, start_threads};
 use crate::error::{Exit, Failure};
 use crate::lm::{BatchLimits, Checkpoint, Decoder, Endings, Meter, Request, SamplingRule};
-use anyhow::Context;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -52,9 +51,7 @@ pub fn run(args: &BenchGenerate, json: bool) -> anyhow::Result<Exit> {
     if args.device == Device::Cuda {
         return Err(Failure::new(Exit::Usage, "text is generated on the CPU only").hint("use `--device cpu`").into());
     }
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("cannot start threads")?;
-    }
+    start_threads(args.threads)?;
     let started = Instant::now();
     let checkpoint = match (&args.shape, &args.model) {
         (Some(shape), _) => Checkpoint::random(shape)?,
@@ -130,9 +127,7 @@ fn measure(decoder: &mut Decoder, batch: usize, args: &BenchGenerate, peak: f64)
         seconds.push(started.elapsed().as_secs_f64());
     }
     let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
-    let mut sorted = seconds.clone();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted[sorted.len() / 2];
+    let median = median(&seconds);
     let breakdown = breakdown(&meter, seconds.iter().sum(), peak);
     Ok(Batch {
         batch,

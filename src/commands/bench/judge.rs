@@ -5,7 +5,7 @@ use super::process;
 use crate::behavior::judge::{Judge, Labels};
 use crate::behavior::lm_judge::{LmJudge, LmJudgeSpec};
 use crate::cli::BenchJudge;
-use crate::commands::{print, print_json};
+use crate::commands::{print, print_json, start_threads};
 use crate::data::document::{ColumnMap, Wanted};
 use crate::data::shard::{Format, ShardReader};
 use crate::error::{Exit, Failure};
@@ -52,9 +52,7 @@ struct Outcome {
 
 pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
     let device = args.device.open()?;
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("cannot start threads")?;
-    }
+    start_threads(args.threads)?;
     let texts = read_texts(args)?;
     let precision = precision_on(&device, args.precision.into());
     let spec = LmJudgeSpec {

@@ -2,9 +2,9 @@
 //!
 //! No token ends a response, so that every step does the same amount of work; rewards cost nothing.
 
-use super::process;
+use super::{median, process};
 use crate::cli::BenchPpo;
-use crate::commands::{print, print_json};
+use crate::commands::{print, print_json, start_threads};
 use crate::error::{Exit, Failure};
 use crate::lm::{BatchLimits, Checkpoint, Parameters, Precision};
 use crate::rl::advantage::{AdvantageKind, Discount};
@@ -15,7 +15,6 @@ use crate::rl::ppo::{KlPenalty, KlPlace, Models, Phase, Ppo, Settings, State, Su
 use crate::rl::rollout::{Rollout, Truncation};
 use crate::train::adamw::{AdamW, AdamWOptions};
 use crate::train::model::{TrainModel, TrainOptions};
-use anyhow::Context;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -87,9 +86,7 @@ impl Surroundings for Watch {
 }
 
 pub fn run(args: &BenchPpo, json: bool) -> anyhow::Result<Exit> {
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("cannot start threads")?;
-    }
+    start_threads(args.threads)?;
     let checkpoint = Checkpoint::random(&args.shape)?;
     let config = checkpoint.config().clone();
     let (prompt_tokens, response_tokens) = (args.prompt_tokens as usize, args.new_tokens as usize);
@@ -144,8 +141,6 @@ pub fn run(args: &BenchPpo, json: bool) -> anyhow::Result<Exit> {
         }
     }
     let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
-    let mut sorted = seconds.clone();
-    sorted.sort_by(f64::total_cmp);
     let total: f64 = seconds.iter().sum();
     let tokens = (args.repeat * args.prompts * args.samples) as f64 * (prompt_tokens + response_tokens) as f64;
     let phases = Phase::ALL.iter().zip(watch.seconds).filter(|(_, seconds)| 0.0 < *seconds).map(|(phase, seconds)| {
@@ -171,7 +166,7 @@ pub fn run(args: &BenchPpo, json: bool) -> anyhow::Result<Exit> {
         actor_updates: updates.0,
         critic_updates: updates.1,
         cpu_seconds,
-        median_seconds: sorted[sorted.len() / 2],
+        median_seconds: median(&seconds),
         peak_memory_bytes: process::peak_memory(),
         peak_flops_per_second: peak,
         phases: phases.collect(),

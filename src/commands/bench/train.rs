@@ -1,15 +1,14 @@
 //! `pipeline bench train`: whole training steps on random tokens: forward, backward, clipping, AdamW.
 
-use super::process;
+use super::{median, process};
 use crate::cli::{self, BenchTrain};
-use crate::commands::{print, print_json};
+use crate::commands::{print, print_json, start_threads};
 use crate::error::Exit;
 use crate::lm::{Checkpoint, Meter, Parameters, Precision};
 use crate::train::adamw::{AdamW, AdamWOptions, clip_global_norm};
 use crate::train::arithmetic::{Arithmetic, TrainPart};
 use crate::train::memory::{MemoryEstimate, parameter_count};
 use crate::train::{TrainBatch, TrainModel, TrainOptions};
-use anyhow::Context;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -68,9 +67,7 @@ struct Share {
 const WARM_UP: u64 = 2;
 
 pub fn run(args: &BenchTrain, json: bool) -> anyhow::Result<Exit> {
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("cannot start threads")?;
-    }
+    start_threads(args.threads)?;
     let checkpoint = match (&args.shape, &args.model) {
         (Some(shape), _) => Checkpoint::random(shape)?,
         (None, model) => Checkpoint::open(&model.clone().unwrap_or_default())?,
@@ -164,13 +161,6 @@ fn random_batch(random: &mut ChaCha8Rng, sequences: usize, length: usize, vocabu
         batch.push(&text[..length], text[1..].iter().copied().map(Some));
     }
     batch
-}
-
-/// The middle one, the later of two, as the peer takes it.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn breakdown(meter: &Meter<TrainPart>, flops: &[f64], total: f64, peak: f64) -> Vec<Share> {
