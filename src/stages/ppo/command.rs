@@ -9,6 +9,7 @@ use crate::error::{Exit, Failure};
 use crate::rl::reward::{Outcome, Problem};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -19,6 +20,8 @@ use std::time::Duration;
 const MAX_LINE: u64 = 1 << 20;
 /// How much of what the program says on its standard error is kept, in bytes.
 const MAX_SAID: usize = 2048;
+/// How long its last words are waited for once it has ended: something that it started may hold the pipe open.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// One response to be judged.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +57,8 @@ pub(super) struct CommandReward {
     input: Option<ChildStdin>,
     lines: Receiver<std::io::Result<Vec<u8>>>,
     said: Arc<Mutex<VecDeque<u8>>>,
+    /// Closed when everything that the program said has been read.
+    said_all: Receiver<Infallible>,
     timeout: Duration,
 }
 
@@ -92,6 +97,7 @@ impl CommandReward {
             });
         }
         let said = Arc::new(Mutex::new(VecDeque::new()));
+        let (listening, said_all) = sync_channel(0);
         if let Some(mut errors) = child.stderr.take() {
             let said = Arc::clone(&said);
             std::thread::spawn(move || {
@@ -102,10 +108,11 @@ impl CommandReward {
                     let excess = said.len().saturating_sub(MAX_SAID);
                     said.drain(..excess);
                 }
+                drop(listening);
             });
         }
         let input = child.stdin.take();
-        Ok(Self { name, child, input, lines, said, timeout })
+        Ok(Self { name, child, input, lines, said, said_all, timeout })
     }
 
     /// Asks for a step's rewards.
@@ -178,6 +185,8 @@ impl CommandReward {
             _ => String::new(),
         };
         self.end();
+        // Its end says nothing of what lies unread in the pipe.
+        let _ = self.said_all.recv_timeout(LAST_WORDS);
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let said: Vec<u8> = said.iter().copied().collect();
         let said = String::from_utf8_lossy(&said);
@@ -219,13 +228,15 @@ mod tests {
         reward.judge(&vec![asked; count])
     }
 
-    fn check_fault(script: &str, expect: &str) {
-        let error = ask(script, 3, Duration::from_millis(300)).unwrap_err();
-        assert!(error.to_string().contains(expect), "{error}");
-        assert!(hint_of(&error).is_some_and(|hint| hint.contains("checkpoint")));
-    }
+    /// Longer than any machine that is busy with other tests takes.
+    const PATIENT: Duration = Duration::from_secs(60);
 
-    const SECOND: Duration = Duration::from_secs(20);
+    fn check_fault(script: &str, timeout: Duration, expect: &str, hint: &str) {
+        let error = ask(script, 3, timeout).unwrap_err();
+        assert!(error.to_string().contains(expect), "{error}");
+        let given = hint_of(&error).unwrap_or_default();
+        assert!(given.contains(hint) && given.contains("checkpoint"), "{given}");
+    }
 
     #[test]
     fn answers_come_in_any_order_and_again() {
@@ -233,7 +244,7 @@ mod tests {
             case $a in *'"target":36'*) ;; *) exit 3;; esac
             echo '{"id": 1, "reward": 0.25, "verdict": "half"}'; echo '{"id": 0, "reward": 1}'
         done"#;
-        let outcomes = ask(script, 2, SECOND).unwrap();
+        let outcomes = ask(script, 2, PATIENT).unwrap();
         assert_eq!(outcomes[0], Outcome { reward: 1.0, verdict: "solved".into(), is_solved: true });
         assert_eq!(outcomes[1], Outcome { reward: 0.25, verdict: "half".into(), is_solved: false });
     }
@@ -241,19 +252,19 @@ mod tests {
     #[test]
     fn full_pipes_do_not_block() {
         let script = r#"i=0; while read line; do echo "{\"id\": $((i % 3000)), \"reward\": 0}"; i=$((i + 1)); done"#;
-        assert_eq!(ask(script, 3000, SECOND).unwrap().len(), 3000);
+        assert_eq!(ask(script, 3000, PATIENT).unwrap().len(), 3000);
     }
 
     #[test]
     fn what_goes_wrong_is_one_clear_error() {
-        check_fault("read a; echo nonsense", "answered `nonsense`, which is no");
-        check_fault("read a; echo '{\"id\": 9, \"reward\": 1}'", "which was not asked");
-        check_fault("while read a; do echo '{\"id\": 0, \"reward\": 1}'; done", "or is answered");
-        check_fault("sleep 30", "gave 0 of 3 answers and then none for 0.3 s");
-        check_fault("read a; echo no module named reward >&2; exit 4", "ended after 0 of 3 answers");
-        let error = ask("read a; echo no module named reward >&2; exit 4", 3, SECOND).unwrap_err();
-        assert!(hint_of(&error).is_some_and(|hint| hint.contains("no module named reward")));
-        let missing = CommandReward::start(&["/nowhere/reward".into()], SECOND).err().unwrap();
+        check_fault("read a; echo nonsense", PATIENT, "answered `nonsense`, which is no", "");
+        check_fault("read a; echo '{\"id\": 9, \"reward\": 1}'", PATIENT, "which was not asked", "");
+        check_fault("while read a; do echo '{\"id\": 0, \"reward\": 1}'; done", PATIENT, "or is answered", "");
+        let short = Duration::from_millis(300);
+        check_fault("sleep 30", short, "gave 0 of 3 answers and then none for 0.3 s", "");
+        let script = "read a; echo no module named reward >&2; exit 4";
+        check_fault(script, PATIENT, "ended after 0 of 3 answers", "no module named reward");
+        let missing = CommandReward::start(&["/nowhere/reward".into()], PATIENT).err().unwrap();
         assert!(missing.to_string().contains("cannot start the reward command `/nowhere/reward`"));
     }
 }
