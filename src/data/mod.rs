@@ -6,6 +6,11 @@ pub mod hub;
 mod jsonl_source;
 pub mod minhash;
 pub mod near_duplicates;
+#[cfg(feature = "s3")]
+pub mod objects;
+#[cfg(not(feature = "s3"))]
+#[path = "objects_absent.rs"]
+pub mod objects;
 mod parquet_claims;
 mod parquet_footer;
 pub mod parquet_sink;
