@@ -15,9 +15,10 @@
 //!
 //! The edges: no Xet transfer (the hub takes the older one, too), no deletion, no pull requests.
 
+mod outgoing;
 mod storage;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -29,8 +30,7 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha1::{Digest, Sha1};
 
 use super::address::{Repo, RepoKind, check_path};
 use super::answer::{Subject, trouble};
@@ -39,6 +39,8 @@ use super::retry::Trouble;
 use super::wire::{Ask, Reply, host};
 use super::{Hub, offline};
 use crate::error::{Exit, Failure};
+
+pub use outgoing::{Content, Outgoing};
 
 /// Files per preupload request, the hub's own limit.
 const FILES_PER_QUESTION: usize = 256;
@@ -51,25 +53,6 @@ const SAMPLE: usize = 512;
 /// Stored files on the way at the same time.
 const LANES: usize = 4;
 const LARGEST_ANSWER: usize = 16 << 20;
-
-/// What a file of the repository will hold.
-#[derive(Debug, Clone)]
-pub enum Content {
-    File(PathBuf),
-    Bytes(Vec<u8>),
-}
-
-/// One file on its way out.
-#[derive(Debug, Clone)]
-pub struct Outgoing {
-    /// In the repository or store.
-    pub path: String,
-    pub content: Content,
-    /// Bytes.
-    pub size: u64,
-    /// What the content must hash to, where that is known.
-    pub sha256: Option<String>,
-}
 
 /// Where files go.
 #[derive(Debug, Clone)]
@@ -455,46 +438,6 @@ impl RepoKind {
             Self::Dataset => "dataset",
             Self::Model => "model",
         }
-    }
-}
-
-impl Content {
-    /// All of it.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn read(&self) -> Result<Vec<u8>> {
-        match self {
-            Self::Bytes(bytes) => Ok(bytes.clone()),
-            Self::File(path) => std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display())),
-        }
-    }
-}
-
-impl Outgoing {
-    /// The SHA-256 of the content as it is now.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is not what it was: another size, or another hash than it must have.
-    pub fn hash(&self) -> Result<String> {
-        let mut hash = Sha256::new();
-        let size = match &self.content {
-            Content::Bytes(bytes) => {
-                hash.update(bytes);
-                bytes.len() as u64
-            }
-            Content::File(path) => {
-                let read = std::fs::File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut hash));
-                read.with_context(|| format!("cannot read `{}`", path.display()))?
-            }
-        };
-        let sha256 = format!("{:x}", hash.finalize());
-        if size != self.size || self.sha256.as_ref().is_some_and(|expected| *expected != sha256) {
-            return Err(Failure::new(Exit::BadData, format!("`{}` is not what it was when it was made", self.path))
-                .hint("`pipeline verify --deep RUN` tells which files of a run were changed")
-                .into());
-        }
-        Ok(sha256)
     }
 }
 
