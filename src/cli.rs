@@ -236,7 +236,7 @@ pub struct Compare {
     #[arg(required = true)]
     pub runs: Vec<PathBuf>,
     /// The arm that the others are compared with
-    #[arg(long, value_name = "ARM", default_value = "empty")]
+    #[arg(long, value_name = "ARM", default_value = crate::report::experiment::BASELINE)]
     pub baseline: String,
 }
 

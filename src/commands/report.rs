@@ -2,13 +2,15 @@
 
 use crate::cli;
 use crate::error::Exit;
-use crate::plan::Work;
+use crate::plan::{Plan, Work};
+use crate::report::experiment::Experiment;
 use crate::report::page::{Report, ReportedRun};
+use crate::run::dir::RunDir;
 use crate::stages;
 use serde_json::json;
 
 pub fn run(args: &cli::Report, json: bool) -> anyhow::Result<Exit> {
-    let (mut runs, mut titles) = (Vec::new(), Vec::new());
+    let (mut runs, mut titles, mut plans) = (Vec::new(), Vec::new(), Vec::new());
     for folder in &args.runs {
         let (dir, plan) = super::existing_plan(folder)?;
         titles.extend(plan.stages.iter().filter_map(|stage| match &stage.work {
@@ -16,11 +18,13 @@ pub fn run(args: &cli::Report, json: bool) -> anyhow::Result<Exit> {
             _ => None,
         }));
         runs.push(ReportedRun::new(&plan, &dir, Some(folder.display().to_string()))?);
+        plans.push((plan, dir));
     }
     // A title is of one run; several are named by their recipes.
     let title = titles.pop().filter(|_| args.runs.len() == 1);
     let out = args.out.as_ref().unwrap_or(&args.runs[0]);
-    let files = stages::report::write(&Report::new(title, runs), out)?;
+    let plans: Vec<(&Plan, &RunDir)> = plans.iter().map(|(plan, dir)| (plan, dir)).collect();
+    let files = stages::report::write(&Report::new(title, runs, Experiment::find(&plans)?), out)?;
     let paths: Vec<String> = files.iter().map(|file| out.join(&file.path).display().to_string()).collect();
     if json {
         let ending = |end: &str| paths.iter().filter(|path| path.ends_with(end)).collect::<Vec<_>>();

@@ -1,8 +1,9 @@
 //! A run, told to people: one page, its pictures, and the same numbers for programs.
 //!
-//! [`summary`] folds manifests, [`findings`] reads what lies beside them, [`charts`] draws, [`page`] puts it together.
+//! [`summary`] folds manifests, [`experiment`] compares arms, [`findings`] reads what lies beside them, [`charts`] draws, [`page`] puts it together.
 
 pub mod charts;
+pub mod experiment;
 pub mod findings;
 mod labeled;
 pub mod page;

@@ -4,9 +4,10 @@
 //! engine, and the page's own policy forbids it to load or run anything.
 
 use super::charts::{self, Bar, Chart};
+use super::experiment::Experiment;
 use super::findings::Findings;
 use super::pictures::{CuratedView, JudgedView, ReinforcedView, RunView, by_behavior, percent};
-use super::reinforcement::{self, ReinforcedFindings};
+use super::reinforcement::{self, ReinforcedFindings, Success};
 use super::samples::SampleGroup;
 use super::summary::RunSummary;
 use super::training::{self, TrainedFindings};
@@ -33,6 +34,9 @@ pub struct Report {
     /// The version of the program that wrote the report.
     pub version: String,
     pub runs: Vec<ReportedRun>,
+    /// Arms of these runs side by side, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experiment: Option<Experiment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -58,10 +62,10 @@ pub struct ReportFile {
 }
 
 impl Report {
-    pub fn new(title: Option<String>, runs: Vec<ReportedRun>) -> Self {
+    pub fn new(title: Option<String>, runs: Vec<ReportedRun>, experiment: Option<Experiment>) -> Self {
         let names: BTreeSet<&str> = runs.iter().map(|run| run.summary.name.as_str()).collect();
         let title = title.unwrap_or_else(|| names.into_iter().collect::<Vec<_>>().join(" and "));
-        Self { title, version: env!("CARGO_PKG_VERSION").to_owned(), runs }
+        Self { title, version: env!("CARGO_PKG_VERSION").to_owned(), runs, experiment }
     }
 
     /// `report.html`, `summary.json` and `pictures/*.svg`.
@@ -142,32 +146,44 @@ impl Report {
             let title = "Share of each corpus's documents that show a behavior";
             comparison.push(by_behavior("compared-corpora", title, curated));
         }
-        comparison.extend(self.training(views));
         comparison.extend(self.reinforcement(views));
+        comparison.extend(self.training(views));
         comparison
     }
 
-    /// Success and each behavior over the steps of all reinforcement stages.
+    /// Success and each behavior over the steps of all reinforcement: by arm, of all runs together, where arms can be compared. An arm of
+    /// other steps than the baseline's would squeeze the rest, and stands in the table alone.
     fn reinforcement(&self, views: &[RunView]) -> Vec<Chart> {
         let stages: Vec<(String, &ReinforcedFindings)> = (views.iter())
             .flat_map(|view| view.run.findings.reinforced.iter().map(move |one| (self.variant(view, &one.arms), one)))
             .collect();
-        if stages.len() < 2 {
+        let lines = self.experiment.as_ref().map(Experiment::of_equal_steps);
+        let success: Vec<(String, Success)> = match &lines {
+            Some(lines) => lines.iter().map(|line| (line.arm.clone(), line.success())).collect(),
+            None => stages.iter().map(|(variant, one)| (variant.clone(), one.success())).collect(),
+        };
+        if success.len() < 2 {
             return Vec::new();
         }
         let title = "Held-out puzzles solved at one try (pass@1), with 95 % intervals over puzzles";
-        let mut charts = vec![reinforcement::success("compared-success", title, &stages)];
-        charts.extend(
-            Behavior::ALL
-                .map(|behavior| reinforcement::behavior(&format!("compared-{}", behavior.name()), behavior, &stages)),
-        );
+        let mut charts = vec![reinforcement::success("compared-success", title, &success)];
+        charts.extend(Behavior::ALL.map(|behavior| {
+            let found: Vec<(String, Vec<(u64, f64)>)> = match &lines {
+                Some(lines) => lines.iter().map(|line| (line.arm.clone(), line.behavior(behavior))).collect(),
+                None => stages.iter().map(|(variant, one)| (variant.clone(), one.behavior(behavior))).collect(),
+            };
+            reinforcement::behavior(&format!("compared-{}", behavior.name()), behavior, &found)
+        }));
         charts
     }
 
-    /// The losses of all training stages in one picture.
+    /// The losses of the training stages in one picture. Bases are left out where other stages go on from them.
     fn training(&self, views: &[RunView]) -> Option<Chart> {
-        let stages: Vec<(String, &TrainedFindings)> = (views.iter())
-            .flat_map(|view| view.run.findings.trained.iter().map(move |one| (self.variant(view, &one.arms), one)))
+        let all = || views.iter().flat_map(|view| view.run.findings.trained.iter().map(move |one| (view, one)));
+        let bases_only = all().all(|(_, one)| one.is_base);
+        let stages: Vec<(String, &TrainedFindings)> = all()
+            .filter(|(_, one)| bases_only || !one.is_base)
+            .map(|(view, one)| (self.variant(view, &one.arms), one))
             .collect();
         let title = "Training and held-out loss of each model, in nats per token";
         (stages.len() > 1).then(|| training::chart("compared-losses", title, &stages))
@@ -178,6 +194,8 @@ impl Report {
         match (self.runs.len() > 1, arms.is_empty()) {
             (_, true) => view.label.clone(),
             (false, false) => arms.join(", "),
+            // A run of one arm that is named after it.
+            (true, false) if *arms == [view.label.as_str()] => view.label.clone(),
             (true, false) => format!("{} · {}", view.label, arms.join(", ")),
         }
     }
@@ -263,6 +281,7 @@ impl Report {
                 .iter()
                 .map(|chart| context! { title => chart.title.as_str(), svg => inline(chart) })
                 .collect::<Vec<_>>(),
+            experiment => Serde(&self.experiment),
             has_judged => views.iter().any(|view| !view.judged.is_empty()),
             has_corpora => views.iter().any(|view| !view.curated.is_empty()),
             has_trained => views.iter().any(|view| !view.trained.is_empty()),

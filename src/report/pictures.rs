@@ -54,7 +54,7 @@ impl<'r> ReinforcedView<'r> {
         };
         Self {
             found,
-            success: reinforcement::success(&name("success"), title, &[("pass@1".to_owned(), found)]),
+            success: reinforcement::success(&name("success"), title, &[("pass@1".to_owned(), found.success())]),
             behaviors: reinforcement::behaviors(&name("behaviors"), found),
             shares: health(
                 "reward",

@@ -2,6 +2,7 @@
 //! and the same puzzles' responses before and after.
 
 use super::charts::{Chart, Curve, curves};
+use super::experiment::{Habits, Line};
 use super::summary::manifests;
 use crate::behavior::Behavior;
 use crate::data::sidecar;
@@ -239,29 +240,55 @@ fn curve(label: &str, hue: usize, points: impl Iterator<Item = (u64, f64)>) -> C
     Curve { label: label.to_owned(), hue, dashed: false, band: Vec::new(), points }
 }
 
+/// A variant's pass@1 by step, with its interval: step, mean, low, high.
+pub(super) type Success = Vec<(u64, f64, f64, f64)>;
+
 /// Pass@1 with its interval, one curve per variant.
-pub(super) fn success(name: &str, title: &str, stages: &[(String, &ReinforcedFindings)]) -> Chart {
-    let all = stages.iter().enumerate().map(|(hue, (variant, one))| Curve {
-        band: one.looks.iter().map(|look| (look.step as f64, look.low, look.high)).collect(),
-        ..curve(variant, hue, one.looks.iter().map(|look| (look.step, look.pass_at_1)))
+pub(super) fn success(name: &str, title: &str, variants: &[(String, Success)]) -> Chart {
+    let all = variants.iter().enumerate().map(|(hue, (variant, looks))| Curve {
+        band: looks.iter().map(|&(step, _, low, high)| (step as f64, low, high)).collect(),
+        ..curve(variant, hue, looks.iter().map(|&(step, mean, ..)| (step, mean)))
     });
     curves(name, title, "steps", "share of puzzles", &all.collect::<Vec<_>>())
 }
 
-/// One behavior's instances per response at each look, one curve per variant.
-pub(super) fn behavior(name: &str, behavior: Behavior, stages: &[(String, &ReinforcedFindings)]) -> Chart {
+/// One behavior's instances per response by step, one curve per variant.
+pub(super) fn behavior(name: &str, behavior: Behavior, variants: &[(String, Vec<(u64, f64)>)]) -> Chart {
     let title = format!("{} per response", behavior.name().replace('_', " "));
-    let all = stages.iter().enumerate().map(|(hue, (variant, one))| {
-        curve(variant, hue, one.looks.iter().map(|look| (look.step, look.behaviors[behavior.index()])))
-    });
+    let all = variants.iter().enumerate().map(|(hue, (variant, looks))| curve(variant, hue, looks.iter().copied()));
     curves(name, &title, "steps", "instances per response", &all.collect::<Vec<_>>())
+}
+
+impl ReinforcedFindings {
+    pub(super) fn success(&self) -> Success {
+        self.looks.iter().map(|look| (look.step, look.pass_at_1, look.low, look.high)).collect()
+    }
+
+    pub(super) fn behavior(&self, behavior: Behavior) -> Vec<(u64, f64)> {
+        self.looks.iter().map(|look| (look.step, look.behaviors[behavior.index()])).collect()
+    }
+}
+
+impl Line {
+    pub(super) fn success(&self) -> Success {
+        self.curve.iter().map(|point| (point.step, point.pass_at_1, point.low, point.high)).collect()
+    }
+
+    pub(super) fn behavior(&self, behavior: Behavior) -> Vec<(u64, f64)> {
+        let of = |habits: &Habits| match behavior {
+            Behavior::Verification => habits.verification,
+            Behavior::Backtracking => habits.backtracking,
+            Behavior::SubgoalSetting => habits.subgoal_setting,
+            Behavior::BackwardChaining => habits.backward_chaining,
+        };
+        self.curve.iter().map(|point| (point.step, of(&point.habits))).collect()
+    }
 }
 
 /// The four behaviors of one stage.
 pub(super) fn behaviors(name: &str, one: &ReinforcedFindings) -> Chart {
     let all = Behavior::ALL.map(|behavior| {
-        let points = one.looks.iter().map(|look| (look.step, look.behaviors[behavior.index()]));
-        curve(&behavior.name().replace('_', " "), behavior.index(), points)
+        curve(&behavior.name().replace('_', " "), behavior.index(), one.behavior(behavior).into_iter())
     });
     curves(name, "Behaviors in responses to held-out puzzles", "steps", "instances per response", &all)
 }
@@ -355,11 +382,13 @@ mod tests {
             before: Vec::new(),
             after: Vec::new(),
         };
-        let stages = [("all".to_owned(), &one)];
-        let chart = success("pass", "Success", &stages);
+        let chart = success("pass", "Success", &[("all".to_owned(), one.success())]);
         assert_eq!(chart.description, "all: from 0.200 to 0.400 (0.300 to 0.500)");
         assert!(chart.file().contains("fill-opacity"));
-        assert_eq!(behavior("b", Behavior::ALL[0], &stages).description, "all: from 1.000 to 1.000");
+        assert_eq!(
+            behavior("b", Behavior::ALL[0], &[("all".to_owned(), one.behavior(Behavior::ALL[0]))]).description,
+            "all: from 1.000 to 1.000"
+        );
         assert!(behaviors("c", &one).description.starts_with("verification: from 1.000"));
         assert!(!health("d", "t", "u", &one, &SHARES).file().contains("NaN"));
     }

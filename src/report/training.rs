@@ -19,6 +19,8 @@ const POINTS: usize = 120;
 pub struct TrainedFindings {
     pub stage: String,
     pub arms: Vec<String>,
+    /// Whether other stages go on from it: `[base]`.
+    pub is_base: bool,
     pub steps: u64,
     /// Training tokens.
     pub tokens: u64,
@@ -60,6 +62,7 @@ fn trained(plan: &Plan, stage: &Stage, dir: &RunDir) -> anyhow::Result<Option<Tr
     let mut findings = TrainedFindings {
         stage: stage.folder.clone(),
         arms: stage.arms.clone(),
+        is_base: matches!(stage.work, Work::Base(_)),
         steps: steps.values().last().copied().unwrap_or(0) as u64,
         tokens: tokens.values().last().copied().unwrap_or(0) as u64,
         train: Vec::new(),

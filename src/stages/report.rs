@@ -5,6 +5,7 @@
 
 use crate::config;
 use crate::plan::Stage;
+use crate::report::experiment::Experiment;
 use crate::report::page::{Report, ReportedRun};
 use crate::run::Runner;
 use crate::run::commit::StagedFile;
@@ -14,7 +15,7 @@ use std::path::Path;
 
 pub fn run(runner: &Runner, stage: &Stage, settings: &config::Report) -> anyhow::Result<Manifest> {
     let run = ReportedRun::new(runner.plan, runner.dir, None)?;
-    let report = Report::new(settings.title.clone(), vec![run]);
+    let report = Report::new(settings.title.clone(), vec![run], Experiment::find(&[(runner.plan, runner.dir)])?);
     let mut outputs = write(&report, &runner.dir.path(&stage.folder))?;
     for output in &mut outputs {
         output.path = format!("{}/{}", stage.folder, output.path);

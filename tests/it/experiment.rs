@@ -62,6 +62,13 @@ fn the_smoke_recipe_goes_from_nothing_to_a_comparison() {
         let [low, mean, high] = ["low", "mean", "high"].map(|key| line["pass_at_1"][key].as_f64().unwrap());
         assert!((0.0..=1.0).contains(&low) && low <= mean && mean <= high && high <= 1.0, "{line}");
     }
+    // The report has the same table, and its pictures are by arm.
+    workplace.call(&["report", "run", "--out", "page"]).expect(0);
+    let summary = workplace.json("page/summary.json");
+    assert_eq!(summary["experiment"]["baseline"], "empty");
+    assert_eq!(summary["experiment"]["lines"].as_array(), Some(lines));
+    let page = std::fs::read_to_string(workplace.path("page/report.html")).unwrap();
+    assert!(page.contains("Arms side by side") && page.contains("minus<br>empty"));
     let table = workplace.call(&["compare", "run", "--baseline", "all"]).expect(0).stdout;
     assert!(table.contains("| minus `all` |") && table.lines().count() == 5, "{table}");
     workplace
