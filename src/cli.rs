@@ -36,7 +36,7 @@ pub enum Command {
     Bench(Bench),
     /// Write one HTML page about one or more runs
     Report(Report),
-    /// Hand a corpus or a model to others: as a folder, or uploaded to the Hub
+    /// Hand a corpus or a model to others: as a folder, or uploaded to the Hub or S3
     Export(Export),
     /// Hand a recipe to a scheduler, split into tasks
     Submit(Submit),
@@ -132,7 +132,7 @@ pub struct Man {
 pub struct Export {
     /// A finished stage's folder of a run, a corpus or model in it, a checkpoint, or a folder that was exported before
     pub source: PathBuf,
-    /// A folder, or a repository of the Hub (`hf://datasets/OWNER/NAME[@BRANCH]`, `hf://models/…`)
+    /// A folder, a repository of the Hub (`hf://datasets/OWNER/NAME[@BRANCH]`, `hf://models/…`), or `s3://BUCKET/PREFIX`
     #[arg(long, value_name = "DESTINATION")]
     pub to: String,
     /// The licence for the card, by the Hub's id: `odc-by`, `apache-2.0`, `other`
@@ -144,7 +144,7 @@ pub struct Export {
     /// The commit's message
     #[arg(long, value_name = "TEXT")]
     pub message: Option<String>,
-    /// Upload; without it, an export to the Hub only shows what it would send
+    /// Upload; without it, an export to the Hub or to S3 only shows what it would send
     #[arg(long)]
     pub yes: bool,
 }

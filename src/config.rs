@@ -62,7 +62,7 @@ pub struct Config {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Fetch {
     /// Each is a path or glob (relative to the working directory), an `http(s)://` address, an
-    /// `hf://datasets/OWNER/REPO@REVISION/GLOB`, or `sample:`, the embedded sample shard.
+    /// `hf://datasets/OWNER/REPO@REVISION/GLOB`, an `s3://BUCKET/GLOB`, or `sample:`, the embedded sample shard.
     /// Formats, by name: `.parquet`, `.jsonl`, `.jsonl.gz`, `.jsonl.zst`.
     pub sources: Vec<String>,
     /// The source's column names. The default is OpenWebMath's `url, text, date, metadata`.

@@ -2,6 +2,7 @@
 
 use crate::cli::Export;
 use crate::data::hub::{self, Hub, HubConfig, RepoKind, Target, Upload, parse_hf_target};
+use crate::data::objects::{self, Objects};
 use crate::error::{Exit, Failure};
 use crate::export::{self, Options, Package};
 use crate::run::stop::Stop;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 enum Destination {
     Folder,
     Hub(Target),
+    Bucket { bucket: String, prefix: String },
 }
 
 pub fn run(args: &Export, json: bool) -> anyhow::Result<Exit> {
@@ -22,7 +24,7 @@ pub fn run(args: &Export, json: bool) -> anyhow::Result<Exit> {
     check_license(args.license.as_deref())?;
     let repo = match &destination {
         Destination::Hub(target) => Some(target.repo.id.clone()),
-        Destination::Folder => None,
+        Destination::Folder | Destination::Bucket { .. } => None,
     };
     let options = Options { license: args.license.clone(), repo };
     let package = Package::collect(&args.source, &options)?;
@@ -60,6 +62,24 @@ pub fn run(args: &Export, json: bool) -> anyhow::Result<Exit> {
             }
             result["sent"] = args.yes.into();
         }
+        Destination::Bucket { bucket, prefix } => {
+            if args.yes {
+                let done = Objects::open(bucket)?.write(prefix, &package.files, &|line| notice(line))?;
+                result["uploaded"] = json!(done.files);
+                result["uploaded_bytes"] = json!(done.bytes);
+                result["unchanged"] = json!(done.unchanged);
+                let bytes = HumanCount(done.bytes);
+                lines.push(format!(
+                    "{} files ({bytes} bytes) written to `{}`, {} were there already",
+                    done.files, args.to, done.unchanged
+                ));
+            } else {
+                lines.extend(listing(&package));
+                lines.push(format!("{} → `{}`", sum(&package), args.to));
+                lines.push("nothing was sent: add `--yes` to upload".into());
+            }
+            result["sent"] = args.yes.into();
+        }
     }
     if json {
         super::print_json(&result)?;
@@ -74,9 +94,20 @@ fn destination(args: &Export) -> anyhow::Result<Destination> {
         let (repo, branch) = parse_hf_target(&args.to)?;
         return Ok(Destination::Hub(Target { repo, branch, private: args.private }));
     }
+    if args.to.starts_with("s3://") {
+        let (bucket, prefix) = objects::parse(&args.to)?;
+        if args.private || args.message.is_some() {
+            return Err(Failure::new(
+                Exit::Usage,
+                "`--private` and `--message` are for the Hub, and `--to` names a bucket",
+            )
+            .into());
+        }
+        return Ok(Destination::Bucket { bucket, prefix });
+    }
     if args.to.contains("://") {
         return Err(Failure::new(Exit::Usage, format!("`{}` is not where an export can go", args.to))
-            .hint("name a folder, or `hf://datasets/OWNER/NAME`")
+            .hint("name a folder, `hf://datasets/OWNER/NAME` or `s3://BUCKET/PREFIX`")
             .into());
     }
     if args.yes || args.private {

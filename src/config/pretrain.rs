@@ -133,7 +133,8 @@ pub enum NewArchitecture {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct TrainingData {
     /// A stage of this run, such as `curate.rich`, `rewrite.rich`, `arithmetic.text` or `prime.all-strategies`, whose test split is then held out; or a path or
-    /// glob, an `http(s)://` address, `hf://datasets/OWNER/REPO@REVISION/GLOB`, or `sample:`. Formats as in `fetch.sources`.
+    /// glob, an `http(s)://` address, `hf://datasets/OWNER/REPO@REVISION/GLOB`, `s3://BUCKET/GLOB`, or `sample:`. Formats as in
+    /// `fetch.sources`.
     pub source: String,
     /// What its rows are. If absent, stages know; of files, those with columns `query` and `completion` are completions.
     pub kind: Option<DataKind>,

@@ -31,12 +31,14 @@ use anyhow::{Context, Result};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
+use crate::data::objects::{self, Objects};
 use crate::error::{Exit, Failure};
 use answer::{ContentRange, Subject, bare_etag, trouble};
 use cache::Place;
 use retry::{Patience, SystemClock, Trouble};
 use wire::{Ask, Follow, Reply, Wire, host};
 
+pub(crate) use address::compile as compile_glob;
 pub use address::{HfUrl, Repo, RepoKind, parse_hf_target, parse_hf_url};
 pub(crate) use lease::Lease;
 pub use retry::{Clock, Stop};
@@ -80,8 +82,13 @@ pub struct Listing {
 
 /// What kind of host a file is on.
 enum Origin {
-    Hub { repo: Repo, commit: String },
+    Hub {
+        repo: Repo,
+        commit: String,
+    },
     Http(Url),
+    /// `s3://BUCKET/KEY`.
+    Object(Url),
 }
 
 /// Where a file's bytes are to be had now.
@@ -111,6 +118,11 @@ impl RemoteFile {
                 let message = format!("`{repo}/{}` names no commit of forty hexadecimal digits", self.path);
                 Err(Failure::new(Exit::Usage, message).into())
             }
+            (None, _) if self.url.starts_with("s3://") => {
+                let url = Url::parse(&self.url)
+                    .map_err(|_| Failure::new(Exit::Usage, format!("`{}` is not an address in S3", self.url)))?;
+                Ok(Origin::Object(url))
+            }
             (None, _) => Ok(Origin::Http(parse_http(&self.url)?)),
         }
     }
@@ -135,6 +147,7 @@ struct Shared {
     wire: OnceLock<Wire>,
     /// Where hub files were last found: one request to the hub serves many ranges of a file.
     sources: Mutex<BTreeMap<String, Source>>,
+    buckets: Mutex<BTreeMap<String, Arc<Objects>>>,
 }
 
 impl fmt::Debug for Hub {
@@ -151,7 +164,14 @@ impl Hub {
 
     /// With a clock of the caller's, for tests that must not wait.
     pub fn with_clock(config: HubConfig, notice: Notice, clock: Box<dyn Clock>) -> Self {
-        let shared = Shared { config, notice, clock, wire: OnceLock::new(), sources: Mutex::default() };
+        let shared = Shared {
+            config,
+            notice,
+            clock,
+            wire: OnceLock::new(),
+            sources: Mutex::default(),
+            buckets: Mutex::default(),
+        };
         Self { shared: Arc::new(shared), stop: Stop::default() }
     }
 
@@ -338,6 +358,7 @@ impl Hub {
     fn locate(&self, file: &RemoteFile) -> Result<Source, Trouble> {
         let (repo, commit) = match file.origin()? {
             Origin::Http(url) => return Ok(Source { url, elsewhere: false }),
+            Origin::Object(_) => return Ok(Source { url: self.link(&file.url)?, elsewhere: false }),
             Origin::Hub { repo, commit } => (repo, commit),
         };
         if let Some(source) = self.sources().get(&file.url) {
@@ -355,6 +376,34 @@ impl Hub {
         self.check_pins(file, &source, &reply)?;
         self.sources().insert(file.url.clone(), source.clone());
         Ok(source)
+    }
+
+    /// A signed link to an object; each request gets one of its own, made on this machine.
+    fn link(&self, address: &str) -> Result<Url> {
+        let (bucket, key) = objects::parse(address)?;
+        self.bucket(&bucket)?.link(&key)
+    }
+
+    fn bucket(&self, name: &str) -> Result<Arc<Objects>> {
+        let mut buckets = self.shared.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = buckets.get(name) {
+            return Ok(Arc::clone(bucket));
+        }
+        let bucket = Arc::new(Objects::open(name)?);
+        buckets.insert(name.to_owned(), Arc::clone(&bucket));
+        Ok(bucket)
+    }
+
+    /// The objects that an address such as `s3://BUCKET/data/*.parquet` matches.
+    ///
+    /// # Errors
+    /// Nothing matches, there are no credentials, or the server refuses or stays away; offline, always.
+    pub fn list_objects(&self, address: &str) -> Result<Vec<RemoteFile>> {
+        let (bucket, glob) = objects::parse(address)?;
+        if self.shared.config.offline {
+            return Err(offline(address));
+        }
+        self.bucket(&bucket)?.list(&glob)
     }
 
     /// The hub must still mean the file that was listed.

@@ -6,6 +6,7 @@ pub mod hub;
 mod jsonl_source;
 pub mod minhash;
 pub mod near_duplicates;
+pub mod objects;
 mod parquet_claims;
 mod parquet_footer;
 pub mod parquet_sink;

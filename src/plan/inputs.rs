@@ -123,6 +123,9 @@ fn list(recipe: &Recipe, key: &str, source: &str, hub: &Hub) -> anyhow::Result<V
             .list(&address.repo, &address.revision, &address.glob)
             .with_context(|| format!("cannot list `{source}`"))?;
         listing.files.into_iter().map(|file| (file.path.clone(), Location::Remote(file))).collect()
+    } else if source.starts_with("s3://") {
+        let files = hub.list_objects(source).with_context(|| format!("cannot list `{source}`"))?;
+        files.into_iter().map(|file| (file.path.clone(), Location::Remote(file))).collect()
     } else if source.starts_with("http://") || source.starts_with("https://") {
         let file = hub.head(source).with_context(|| format!("cannot reach `{source}`"))?;
         vec![(file.path.clone(), Location::Remote(file))]

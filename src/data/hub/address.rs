@@ -138,7 +138,7 @@ fn split_revision(text: &str) -> (String, &str) {
 }
 
 /// A matcher over repository paths.
-pub(super) fn compile(glob: &str) -> Result<globset::GlobMatcher> {
+pub(crate) fn compile(glob: &str) -> Result<globset::GlobMatcher> {
     let glob = globset::GlobBuilder::new(glob).literal_separator(true).build().map_err(|error| {
         Failure::new(Exit::Usage, format!("`{glob}` is not a file pattern: {}", error.kind()))
             .hint("use `*`, `**`, `?`, `[a-z]` and `{a,b}`")

@@ -62,7 +62,7 @@ impl Place {
                     marker: lock("temporary"),
                 })
             }
-            Origin::Http(url) => {
+            Origin::Http(url) | Origin::Object(url) => {
                 let key = blake3::hash(format!("{url}\0{}", file.etag).as_bytes()).to_hex();
                 let folder = http_cache_dir.join(&key[..16]);
                 let path = folder.join(&file.path);
