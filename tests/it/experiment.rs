@@ -7,6 +7,7 @@ use four_habits::data::sidecar;
 use std::collections::BTreeSet;
 
 const RECIPE: &str = include_str!("../../pipelines/smoke.toml");
+const MINI: &str = include_str!("../../pipelines/four-habits-mini.toml");
 const QUERY: &[u8] = include_bytes!("../../assets/prompts/terse.txt");
 
 fn texts(workplace: &Workplace, file: &str, column: &str) -> Vec<String> {
@@ -67,4 +68,40 @@ fn the_smoke_recipe_goes_from_nothing_to_a_comparison() {
         .call(&["compare", "run", "--baseline", "none"])
         .fails(2, "no arm `none` is done")
         .hints("all, empty, wrong");
+}
+
+/// The base that is part of the repository spells everything that the experiment's traces say, and can be gone on from.
+#[test]
+fn the_experiment_can_begin_at_the_committed_base() {
+    let cut = |text: &str, from: &str, to: &str| {
+        let (start, end) = (text.find(from).unwrap(), text.find(to).unwrap());
+        format!("{}{}", &text[..start], &text[end..])
+    };
+    let recipe = cut(MINI, "[base]", "[pretrain]");
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/base");
+    let arms = recipe.find("[arm.empty]").unwrap();
+    let mut recipe = recipe[..arms].replace("from = \"base\"", &format!("from = {base:?}"));
+    for (from, to) in [
+        ("train = 52_000", "train = 40"),
+        ("train = 8000", "train = 48"),
+        ("prime.empty", "prime.all-strategies"),
+        // The texts that it was made to calculate with stand beside the traces.
+        ("[pretrain.batch]", "[pretrain.data.arithmetic]\nsource = \"arithmetic.text\"\n\n[pretrain.batch]"),
+        ("steps = 60", "steps = 1"),
+        ("prompts = 48", "prompts = 2"),
+        ("puzzles = 250", "puzzles = 4"),
+    ] {
+        assert!(recipe.contains(from), "{from}");
+        recipe = recipe.replace(from, to);
+    }
+    let workplace = Workplace::with(&recipe, &[]);
+    workplace.put("assets/prompts/terse.txt", QUERY);
+    workplace.run("run", &[]).expect(0);
+    workplace.verify("run");
+    assert_eq!(workplace.json("run/pretrain/data.json")["traces"]["unknown_tokens"], 0);
+    let metrics = std::fs::read_to_string(workplace.path("run/pretrain/metrics.jsonl")).unwrap();
+    let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let before = lines.into_iter().find(|line| line["step"] == 0 && line["held_out"] == "arithmetic").unwrap();
+    // A model that knows nothing would begin at ln 100 = 4.6.
+    assert!(before["loss"].as_f64().unwrap() < 0.8, "{before}");
 }

@@ -97,8 +97,12 @@ pub struct HubServer {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// A repository's files by path.
+type Files = BTreeMap<String, Vec<u8>>;
+
 struct State {
-    files: BTreeMap<String, Vec<u8>>,
+    files: Files,
+    models: Mutex<BTreeMap<String, Arc<Files>>>,
     page_size: AtomicUsize,
     needs_token: Mutex<Option<String>>,
     faults: Mutex<Vec<(At, Fault, usize)>>,
@@ -111,11 +115,12 @@ struct State {
 
 impl HubServer {
     /// Serves `files` as [`REPO`] at revision `main`, `refs/convert/parquet` and [`COMMIT`]; `org/old-name` redirects
-    /// to it. Files whose name ends in `.parquet`, `.gz` or `.zst` are stored on the other host.
+    /// to it. Files whose name ends in `.parquet`, `.gz`, `.zst` or `.safetensors` are stored on the other host.
     pub fn start(files: &[(&str, Vec<u8>)]) -> Self {
         let files = files.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.clone())).collect();
         let state = Arc::new(State {
             files,
+            models: Mutex::default(),
             page_size: AtomicUsize::new(1000),
             needs_token: Mutex::default(),
             faults: Mutex::default(),
@@ -145,6 +150,13 @@ impl HubServer {
 
     pub fn fault_at(&self, at: At, fault: Fault, times: usize) -> &Self {
         self.state.faults.lock().unwrap().push((at, fault, times));
+        self
+    }
+
+    /// Serves `files` as the model `owner/name`, at the same revisions.
+    pub fn model(&self, repo: &str, files: &[(&str, Vec<u8>)]) -> &Self {
+        let files = files.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.clone())).collect();
+        self.state.models.lock().unwrap().insert(repo.to_owned(), Arc::new(files));
         self
     }
 
@@ -273,28 +285,45 @@ impl State {
         }
         let parts: Vec<String> = path.trim_start_matches('/').split('/').map(decoded).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        match parts[..] {
-            ["api", "datasets", "org", "maths", call, revision] => match (commit_of(revision), call) {
+        let (api, parts) = match &parts[..] {
+            ["api", rest @ ..] => (true, rest),
+            rest => (false, rest),
+        };
+        let (repo, asked) = match parts {
+            ["datasets", owner, name, asked @ ..] => (format!("datasets/{owner}/{name}"), asked),
+            ["models", owner, name, asked @ ..] if api => (format!("{owner}/{name}"), asked),
+            [owner, name, asked @ ..] if !api => (format!("{owner}/{name}"), asked),
+            _ => return Answer::new(404),
+        };
+        let model = self.models.lock().unwrap().get(&repo).cloned();
+        let files = match &model {
+            Some(files) => files,
+            None if repo == REPO => &self.files,
+            None => return Answer::new(401).with("X-Error-Code", "RepoNotFound"),
+        };
+        match (api, asked) {
+            (true, [call, revision]) => match (commit_of(revision), *call) {
                 (None, _) => Answer::new(404).with("X-Error-Code", "RevisionNotFound"),
                 (Some(commit), "revision") => {
-                    Answer::new(200).body(format!("{{\"id\": \"org/maths\", \"sha\": \"{commit}\"}}"))
+                    let id = repo.trim_start_matches("datasets/");
+                    Answer::new(200).body(format!("{{\"id\": \"{id}\", \"sha\": \"{commit}\"}}"))
                 }
-                (Some(_), "tree") => self.tree(seen, path, query),
+                (Some(_), "tree") => self.tree(files, seen, path, query),
                 _ => Answer::new(404),
             },
-            ["datasets", "org", "maths", "resolve", revision, ref rest @ ..] => match commit_of(revision) {
+            (false, ["resolve", revision, rest @ ..]) => match commit_of(revision) {
                 None => Answer::new(404).with("X-Error-Code", "RevisionNotFound"),
-                Some(_) => self.resolve(&rest.join("/"), seen, storage_port, fault),
+                Some(_) => resolve(files, &rest.join("/"), seen, storage_port, fault),
             },
             _ => Answer::new(401).with("X-Error-Code", "RepoNotFound"),
         }
     }
 
-    fn tree(&self, seen: &Seen, path: &str, query: &str) -> Answer {
+    fn tree(&self, files: &Files, seen: &Seen, path: &str, query: &str) -> Answer {
         let cursor: usize = query.split("cursor=").nth(1).map_or(0, |text| text.parse().expect("our own cursor"));
         let size = self.page_size.load(Ordering::Relaxed);
         let folder = serde_json::json!({"type": "directory", "oid": "d1", "size": 0, "path": "data"});
-        let files = self.files.iter().map(|(path, bytes)| {
+        let files = files.iter().map(|(path, bytes)| {
             let hash = sha256(bytes);
             let mut entry = serde_json::json!({"type": "file", "oid": &hash[..40], "size": bytes.len(), "path": path});
             if is_stored(path) {
@@ -313,27 +342,12 @@ impl State {
         answer.with("Link", format!("<http://{host}{path}?recursive=true&cursor={}>; rel=\"next\"", cursor + size))
     }
 
-    fn resolve(&self, path: &str, seen: &Seen, storage_port: u16, fault: Option<&Fault>) -> Answer {
-        let Some(bytes) = self.files.get(path) else {
-            return Answer::new(404).with("X-Error-Code", "EntryNotFound");
-        };
-        let hash = sha256(bytes);
-        if !is_stored(path) {
-            return content(bytes, &format!("\"{}\"", &hash[..40]), seen, fault).with("X-Repo-Commit", COMMIT);
-        }
-        let linked = if fault == Some(&Fault::NewEtag) { sha256(b"another version") } else { hash.clone() };
-        Answer::new(302)
-            .with("X-Repo-Commit", COMMIT)
-            .with("X-Linked-Etag", format!("\"{linked}\""))
-            .with("X-Linked-Size", bytes.len().to_string())
-            .with("Location", format!("http://localhost:{storage_port}/blobs/{hash}?X-Signature={SIGNATURE}"))
-    }
-
     /// The storage host knows files by their hash, names versions in its own way, and serves signed links only.
     fn storage(&self, seen: &Seen, fault: Option<&Fault>) -> Answer {
         let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
-        let found = self.files.values().find(|bytes| path.ends_with(&sha256(bytes)));
-        match found {
+        let models: Vec<Arc<Files>> = self.models.lock().unwrap().values().cloned().collect();
+        let all = self.files.values().chain(models.iter().flat_map(|files| files.values()));
+        match all.into_iter().find(|bytes| path.ends_with(&sha256(bytes))) {
             Some(bytes) if query.contains(SIGNATURE) => content(bytes, &format!("\"s-{}\"", bytes.len()), seen, fault),
             _ => Answer::new(403),
         }
@@ -359,6 +373,22 @@ impl State {
         }
         sent
     }
+}
+
+fn resolve(files: &Files, path: &str, seen: &Seen, storage_port: u16, fault: Option<&Fault>) -> Answer {
+    let Some(bytes) = files.get(path) else {
+        return Answer::new(404).with("X-Error-Code", "EntryNotFound");
+    };
+    let hash = sha256(bytes);
+    if !is_stored(path) {
+        return content(bytes, &format!("\"{}\"", &hash[..40]), seen, fault).with("X-Repo-Commit", COMMIT);
+    }
+    let linked = if fault == Some(&Fault::NewEtag) { sha256(b"another version") } else { hash.clone() };
+    Answer::new(302)
+        .with("X-Repo-Commit", COMMIT)
+        .with("X-Linked-Etag", format!("\"{linked}\""))
+        .with("X-Linked-Size", bytes.len().to_string())
+        .with("Location", format!("http://localhost:{storage_port}/blobs/{hash}?X-Signature={SIGNATURE}"))
 }
 
 fn send_body(stream: &mut TcpStream, body: &[u8], fault: Option<&Fault>) -> Option<()> {
@@ -433,7 +463,7 @@ fn commit_of(revision: &str) -> Option<&'static str> {
 
 /// Whether the hub keeps the file on its storage host.
 fn is_stored(path: &str) -> bool {
-    [".parquet", ".gz", ".zst"].iter().any(|end| path.ends_with(end))
+    [".parquet", ".gz", ".zst", ".safetensors"].iter().any(|end| path.ends_with(end))
 }
 
 pub fn sha256(bytes: &[u8]) -> String {

@@ -63,4 +63,5 @@ mod tasks;
 mod token_count;
 mod train_autograd;
 mod train_goldens;
+mod training_hub;
 mod upload_server;

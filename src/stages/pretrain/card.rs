@@ -43,7 +43,7 @@ pub(super) fn render(
         version => env!("CARGO_PKG_VERSION"),
         seed => pretrain.seed.unwrap_or(plan.seed),
         pretrain => Serde(pretrain),
-        base => pretrain.from.as_deref().and_then(|from| from.strip_prefix("hf://")),
+        base => pretrain.from.as_deref().and_then(|from| from.strip_prefix("hf://")?.split('@').next()),
         steps,
         chosen,
         tokens => last.map_or(0, |metric| metric.tokens),
