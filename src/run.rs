@@ -5,6 +5,7 @@ pub mod commit;
 pub mod dir;
 pub mod events;
 pub mod generators;
+pub mod in_flight;
 pub mod journal;
 pub mod judges;
 pub mod manifest;
@@ -24,6 +25,7 @@ use anyhow::Context;
 use attempts::Failed;
 use dir::RunDir;
 use events::Event;
+use in_flight::InFlight;
 use manifest::{Counts, LabelStatistics, Manifest};
 use reporter::Reporter;
 use std::cell::RefCell;
@@ -32,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use stop::Stop;
-use work::{Tracker, Verdict, WorkContext};
+use work::{Assignment, Tracker, UnitWork, Verdict, WorkContext};
 
 /// How this run behaves. None of it changes bytes, but that a GPU rounds otherwise than a CPU.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,6 +97,20 @@ enum Visit<'a> {
     Damaged(&'a str, &'a [usize], anyhow::Error),
 }
 
+/// A unit whose work or commit has ended; `stage` and `unit` are places in the pass.
+struct Ended {
+    stage: usize,
+    unit: usize,
+    manifest: anyhow::Result<Manifest>,
+}
+
+/// What failed without ending the run, and the first unit that it concerns.
+struct UnitFailure {
+    unit: usize,
+    what: String,
+    error: anyhow::Error,
+}
+
 /// What a per-unit stage needs beside documents; made when its first unit is due.
 enum Tools {
     Judge(Box<dyn crate::behavior::judge::Judge>),
@@ -106,7 +122,7 @@ impl<'a> Runner<'a> {
     fn documents_pass(&self, input: usize, stages: &[&'a Stage]) -> anyhow::Result<bool> {
         let units = &self.plan.inputs[input].units;
         let mut pass = stages.iter().map(|stage| self.pass_stage(stage, units)).collect::<anyhow::Result<Vec<_>>>()?;
-        let mut failed: Vec<(String, anyhow::Error)> = Vec::new();
+        let mut failures: Vec<UnitFailure> = Vec::new();
         let poison: Vec<(String, Failed)> = pass.iter_mut().flat_map(|stage| self.leave_poison(stage, units)).collect();
         let needed: Vec<usize> =
             (0..units.len()).filter(|&unit| pass.iter().any(|stage| stage.missing[unit])).collect();
@@ -114,37 +130,78 @@ impl<'a> Runner<'a> {
         let mut working: Vec<&mut PassStage> = pass.iter_mut().filter(|stage| stage.missing.contains(&true)).collect();
         working.iter_mut().skip(1).for_each(|stage| stage.tracker.hush());
         working.iter().rev().for_each(|stage| self.start(stage, units));
-        let finished = self.visit_shards(input, &needed, |visit| match visit {
-            Visit::Unit(unit, reader) => {
-                for stage in pass.iter_mut().filter(|stage| stage.missing[unit]) {
-                    match self.run_unit(stage, &units[unit], reader) {
-                        Ok(true) => {}
-                        Ok(false) => return Ok(false),
-                        Err(error) => {
-                            let error = self.count_failure(stage, &units[unit], error)?;
-                            failed.push((format!("unit `{}`", units[unit].id), error));
+        let finished = std::thread::scope(|scope| {
+            let mut commits = InFlight::new(scope);
+            let visited = self.visit_shards(input, &needed, |visit| match visit {
+                Visit::Unit(unit, reader) => {
+                    for stage in 0..pass.len() {
+                        if !pass[stage].missing[unit] {
+                            continue;
+                        }
+                        while let Some(ended) = commits.next_due() {
+                            self.settle(&pass, ended, &mut failures)?;
+                        }
+                        match self.run_unit(&mut pass[stage], &units[unit], reader) {
+                            Ok(Verdict::Done(commit)) => {
+                                let assignment = self.assignment(pass[stage].stage, &units[unit]);
+                                let write = move || Ended { stage, unit, manifest: write(&assignment, commit.write) };
+                                commits.begin(commit.rows, write)?;
+                            }
+                            Ok(Verdict::Present) => {}
+                            Ok(Verdict::Stopped) => return Ok(false),
+                            Err(error) => {
+                                self.settle(&pass, Ended { stage, unit, manifest: Err(error) }, &mut failures)?
+                            }
                         }
                     }
+                    Ok(true)
                 }
-                Ok(true)
-            }
-            Visit::Damaged(shard, of_shard, mut error) => {
-                for &unit in of_shard {
-                    for stage in pass.iter().filter(|stage| stage.missing[unit]) {
-                        error = self.count_failure(stage, &units[unit], error)?;
+                Visit::Damaged(shard, of_shard, mut error) => {
+                    for &unit in of_shard {
+                        for stage in pass.iter().filter(|stage| stage.missing[unit]) {
+                            error = self.count_failure(stage, &units[unit], error)?;
+                        }
                     }
+                    let unit = of_shard.first().copied().unwrap_or_default();
+                    failures.push(UnitFailure { unit, what: format!("shard `{shard}`"), error });
+                    Ok(true)
                 }
-                failed.push((format!("shard `{shard}`"), error));
-                Ok(true)
-            }
+            });
+            // Also after an error: what is durable is reported.
+            let settled = commits.try_for_each(|ended| self.settle(&pass, ended, &mut failures));
+            visited.and_then(|finished| settled.map(|()| finished))
         })?;
-        if finished && !(failed.is_empty() && poison.is_empty()) {
+        if finished && !(failures.is_empty() && poison.is_empty()) {
+            // Commits end later than work: told in the order of the units, a failure does not depend on time.
+            failures.sort_by_key(|failure| failure.unit);
+            let failed = failures.into_iter().map(|failure| (failure.what, failure.error)).collect();
             return Err(attempts::summary(failed, poison));
         }
         for stage in pass.iter().filter(|_| finished) {
             self.finish(stage, units)?;
         }
         Ok(finished)
+    }
+
+    /// Reports a unit's end.
+    ///
+    /// # Errors
+    /// One that is not the unit's own, so that the others cannot go on either.
+    fn settle(&self, pass: &[PassStage], ended: Ended, failures: &mut Vec<UnitFailure>) -> anyhow::Result<()> {
+        let stage = &pass[ended.stage];
+        let unit = &self.plan.inputs[stage.stage.input].units[ended.unit];
+        match ended.manifest {
+            Ok(manifest) => self.reporter.emit(Event::UnitDone {
+                stage: stage.stage.folder.clone(),
+                unit: unit.id.clone(),
+                counts: manifest.counts,
+            }),
+            Err(error) => {
+                let error = self.count_failure(stage, unit, error)?;
+                failures.push(UnitFailure { unit: ended.unit, what: format!("unit `{}`", unit.id), error });
+            }
+        }
+        Ok(())
     }
 
     /// Takes units that failed too often out of a pass.
@@ -183,12 +240,12 @@ impl<'a> Runner<'a> {
         Ok(error)
     }
 
-    fn pass_stage(&self, stage: &'a Stage, units: &[Unit]) -> anyhow::Result<PassStage<'a>> {
+    fn pass_stage(&self, stage: &'a Stage, units: &'a [Unit]) -> anyhow::Result<PassStage<'a>> {
         let (mut counts, mut labels, mut missing) = (Counts::default(), LabelStatistics::default(), Vec::new());
         for (index, unit) in units.iter().enumerate() {
             let manifest = self.manifest(stage, &unit.id)?;
             if let Some(manifest) = &manifest {
-                self.remove_journal(stage, unit)?;
+                remove_journal(&self.assignment(stage, unit))?;
                 counts.add(&manifest.counts);
                 labels.add(manifest.labels.as_ref().unwrap_or(&LabelStatistics::default()));
             }
@@ -222,23 +279,19 @@ impl<'a> Runner<'a> {
         commit::remove(&self.dir.path(stage.manifest(unit)))
     }
 
-    /// Removes what made a unit resumable, now that it is done.
-    fn remove_journal(&self, stage: &Stage, unit: &Unit) -> anyhow::Result<()> {
-        match &stage.work {
-            Work::Classify(_) => self.dir.remove(stages::classify::journal_of(stage, &unit.id)),
-            _ => Ok(()),
-        }
+    fn assignment(&self, stage: &'a Stage, unit: &'a Unit) -> Assignment<'a> {
+        let shard = &self.plan.inputs[stage.input].shards[unit.shard];
+        Assignment { plan: self.plan, stage, unit, shard, dir: self.dir }
     }
 
-    /// Runs one unit of one stage; false: stopped by a signal.
-    fn run_unit(&self, pass: &mut PassStage<'a>, unit: &Unit, reader: &ShardReader) -> anyhow::Result<bool> {
+    /// Runs one unit of one stage, all but its commit.
+    fn run_unit(&self, pass: &mut PassStage<'a>, unit: &'a Unit, reader: &ShardReader) -> anyhow::Result<Verdict<'a>> {
         let stage = pass.stage;
         if self.manifest(stage, &unit.id)?.is_some() {
             // Another task was faster.
-            return Ok(true);
+            return Ok(Verdict::Present);
         }
         self.remove_stale(stage, &unit.id)?;
-        let input = &self.plan.inputs[stage.input];
         let max_quarantined_share = match &stage.work {
             Work::Classify(classify) => classify.max_quarantined_share,
             _ => 1.0,
@@ -259,39 +312,15 @@ impl<'a> Runner<'a> {
                 | Work::Report(_) => None,
             };
         }
-        let shard = &input.shards[unit.shard];
-        let cx = WorkContext {
-            plan: self.plan,
-            stage,
-            unit,
-            shard,
-            dir: self.dir,
-            stop: self.stop,
-            progress: &pass.tracker,
-            max_quarantined_share,
-        };
+        let assignment = self.assignment(stage, unit);
+        let cx = WorkContext { assignment, stop: self.stop, progress: &pass.tracker, max_quarantined_share };
         attempts::fail_point(&unit.id)?;
         let verdict = match &mut pass.tools {
             Some(Tools::Judge(judge)) => stages::classify::run_unit(&cx, reader, judge.as_mut()),
             Some(Tools::Sketcher(sketcher)) => stages::sketch::run_unit(&cx, reader, sketcher),
-            None => return Ok(true),
+            None => return Ok(Verdict::Present),
         };
-        match verdict
-            .with_context(|| format!("{} of `{}`, rows from {}, failed", stage.folder, shard.name, unit.first_row))?
-        {
-            Verdict::Stopped => Ok(false),
-            Verdict::Done(work) => {
-                let manifest = cx.manifest(*work);
-                manifest.create(&self.dir.path(stage.manifest(&unit.id)))?;
-                self.remove_journal(stage, unit)?;
-                self.reporter.emit(Event::UnitDone {
-                    stage: stage.folder.clone(),
-                    unit: unit.id.clone(),
-                    counts: manifest.counts,
-                });
-                Ok(true)
-            }
-        }
+        verdict.with_context(|| failed(&assignment))
     }
 
     /// Ends a stage's pass. Whether too much is quarantined is asked of the whole, also when nothing was left to do: a run
@@ -485,5 +514,26 @@ impl<'a> Runner<'a> {
             counts: manifest.counts,
         });
         Ok(true)
+    }
+}
+
+/// Puts a unit's outputs in their places, and then its manifest, which makes them count.
+fn write(to: &Assignment, outputs: impl FnOnce() -> anyhow::Result<UnitWork>) -> anyhow::Result<Manifest> {
+    let manifest = to.manifest(outputs().with_context(|| failed(to))?);
+    manifest.create(&to.dir.path(to.stage.manifest(&to.unit.id)))?;
+    remove_journal(to)?;
+    Ok(manifest)
+}
+
+fn failed(assignment: &Assignment) -> String {
+    let Assignment { stage, unit, shard, .. } = assignment;
+    format!("{} of `{}`, rows from {}, failed", stage.folder, shard.name, unit.first_row)
+}
+
+/// Removes what made a unit resumable, now that it is done.
+fn remove_journal(of: &Assignment) -> anyhow::Result<()> {
+    match &of.stage.work {
+        Work::Classify(_) => of.dir.remove(stages::classify::journal_of(of.stage, &of.unit.id)),
+        _ => Ok(()),
     }
 }

@@ -139,7 +139,7 @@ impl Overview {
         Ok(Overview {
             name: plan.name.clone(),
             plan_id: plan.plan_id.clone(),
-            disk_bytes: disk_bytes(plan, &inputs),
+            disk_bytes: disk_bytes(plan, &inputs, &stages),
             inputs,
             resources: resources.collect(),
             stages,
@@ -194,7 +194,9 @@ impl Overview {
                 lines.push(format!("         unit `{unit}` is left alone, it failed too often: {error}"));
             }
         }
-        lines.push(format!("disk     at most about {} more", ByteSize(self.disk_bytes)));
+        if self.disk_bytes > 0 {
+            lines.push(format!("disk     at most about {} more", ByteSize(self.disk_bytes)));
+        }
         lines.join("\n") + "\n"
     }
 }
@@ -237,10 +239,16 @@ fn input_overview(input: &super::Input) -> InputOverview {
     }
 }
 
-/// Downloads (all, or as many as the recipe lets wait), sidecars, and corpora as large as their sources at worst.
-fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
+/// What the stages that are not done still need: downloads (all, or as many as the recipe lets wait), sidecars of the units that
+/// are missing, and corpora as large as their sources at worst.
+fn disk_bytes(plan: &Plan, inputs: &[InputOverview], stages: &[StageOverview]) -> u64 {
+    let unfinished = || plan.stages.iter().zip(stages).filter(|(_, overview)| !overview.complete());
     let mut total = 0;
-    for (input, overview) in plan.inputs.iter().zip(inputs) {
+    for (index, (input, overview)) in plan.inputs.iter().zip(inputs).enumerate() {
+        let mut readers = unfinished().map(|(stage, _)| stage).filter(|stage| stage.input == index);
+        if !readers.clone().any(|stage| stage.work.per_unit() || matches!(stage.work, Work::Curate(_))) {
+            continue;
+        }
         let remote = input
             .shards
             .iter()
@@ -252,11 +260,12 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview]) -> u64 {
         } else {
             remote.sum::<u64>().min(input.fetch.prefetch_bytes.0.max(largest) + largest)
         };
-        let corpora = plan.stages.iter().any(|stage| matches!(stage.work, Work::Curate(_)));
+        let corpora = readers.any(|stage| matches!(stage.work, Work::Curate(_)));
         total += if corpora { overview.bytes } else { 0 };
     }
-    for stage in &plan.stages {
-        let rows = inputs.get(stage.input).and_then(|input| input.rows).unwrap_or(0);
+    for (stage, overview) in unfinished() {
+        let all_rows = inputs.get(stage.input).and_then(|input| input.rows).unwrap_or(0);
+        let rows = (all_rows as f64 * overview.missing.len() as f64 / overview.units.max(1) as f64) as u64;
         total += match &stage.work {
             Work::Classify(_) => rows * LABEL_BYTES,
             Work::Sketch(curate) => {

@@ -153,7 +153,8 @@ pub struct State {
 }
 
 /// What a step is doing; told as it begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     Rollout,
     Reward,

@@ -13,24 +13,40 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// One unit of one stage, with everything around it.
-pub struct WorkContext<'a> {
+/// One unit of one stage, and where its files go.
+#[derive(Clone, Copy)]
+pub struct Assignment<'a> {
     pub plan: &'a Plan,
     pub stage: &'a Stage,
     pub unit: &'a Unit,
     pub shard: &'a Shard,
     pub dir: &'a RunDir,
-    pub stop: &'a Stop,
-    pub progress: &'a Tracker<'a>,
+}
+
+/// A unit in hand, with everything around it.
+pub struct WorkContext<'a, 'p> {
+    pub assignment: Assignment<'a>,
+    pub stop: &'p Stop,
+    pub progress: &'p Tracker<'p>,
     /// The share of rows that may be quarantined before the run stops.
     pub max_quarantined_share: f64,
 }
 
 /// How a unit's work ended.
-pub enum Verdict {
-    Done(Box<UnitWork>),
+pub enum Verdict<'a> {
+    /// All that is left is to put the outputs in their places.
+    Done(Commit<'a>),
+    /// There is nothing to do.
+    Present,
     /// A signal asked for it; what is done so far is journaled.
     Stopped,
+}
+
+/// A unit's results, which [`Commit::write`] puts in their places, on any thread.
+pub struct Commit<'a> {
+    /// How many documents the results are of.
+    pub rows: u64,
+    pub write: Box<dyn FnOnce() -> anyhow::Result<UnitWork> + Send + 'a>,
 }
 
 /// A finished unit, its outputs in place and its manifest not yet written.
@@ -44,7 +60,7 @@ pub struct UnitWork {
 /// Rows seen before a quarantined share means anything.
 const SHARE_AFTER_ROWS: u64 = 100;
 
-impl WorkContext<'_> {
+impl Assignment<'_> {
     /// A path in the stage's folder.
     pub fn path(&self, relative: &str) -> PathBuf {
         self.dir.path(&self.stage.folder).join(relative)
@@ -76,14 +92,21 @@ impl WorkContext<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
+}
 
+impl WorkContext<'_, '_> {
     /// Ends the run if too many documents had to be quarantined. Few rows prove nothing, so it waits for some.
     pub fn check_quarantined_share(&self) -> anyhow::Result<()> {
         let progress = self.progress.snapshot();
         if progress.documents < SHARE_AFTER_ROWS {
             Ok(())
         } else {
-            check_share(&self.stage.folder, progress.quarantined, progress.documents, self.max_quarantined_share)
+            check_share(
+                &self.assignment.stage.folder,
+                progress.quarantined,
+                progress.documents,
+                self.max_quarantined_share,
+            )
         }
     }
 }

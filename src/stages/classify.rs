@@ -12,7 +12,7 @@ use crate::data::shard::ShardReader;
 use crate::plan::Stage;
 use crate::run::journal::Journal;
 use crate::run::manifest::{Counts, LabelStatistics};
-use crate::run::work::{UnitWork, Verdict, WorkContext};
+use crate::run::work::{Assignment, Commit, UnitWork, Verdict, WorkContext};
 use crate::stages::documents::{read_ahead, unit_batches};
 use arrow::array::{ArrayRef, DictionaryArray, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int32Type;
@@ -39,16 +39,22 @@ impl Entry {
     }
 }
 
-/// Judges one unit and commits its labels.
-pub fn run_unit(cx: &WorkContext, reader: &ShardReader, judge: &mut dyn Judge) -> anyhow::Result<Verdict> {
+/// Judges one unit.
+pub fn run_unit<'a>(
+    cx: &WorkContext<'a, '_>,
+    reader: &ShardReader,
+    judge: &mut dyn Judge,
+) -> anyhow::Result<Verdict<'a>> {
+    let assignment = cx.assignment;
+    let Assignment { stage, unit, .. } = assignment;
     let identity = judge.identity().clone();
     let batch_rows = judge.batch_size().max(1);
-    let journal_path = cx.dir.path(journal_of(cx.stage, &cx.unit.id));
-    let header = format!("{} {} {batch_rows} {}", cx.stage.key, cx.unit.id, serde_json::to_string(&identity)?);
+    let journal_path = assignment.dir.path(journal_of(stage, &unit.id));
+    let header = format!("{} {} {batch_rows} {}", stage.key, unit.id, serde_json::to_string(&identity)?);
     let (mut journal, mut entries, batches_done) = Journal::open::<Entry>(&journal_path, &header)?;
     cx.progress.replay_labels(outcomes(&entries));
 
-    let finished = read_ahead(unit_batches(reader, cx.unit, Wanted::ALL, batch_rows).skip(batches_done), |batch| {
+    let finished = read_ahead(unit_batches(reader, unit, Wanted::ALL, batch_rows).skip(batches_done), |batch| {
         if cx.stop.requested() {
             return Ok(false);
         }
@@ -64,7 +70,8 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, judge: &mut dyn Judge) -
         return Ok(Verdict::Stopped);
     }
 
-    Ok(Verdict::Done(Box::new(commit(cx, &identity, &entries)?)))
+    let rows = entries.len() as u64;
+    Ok(Verdict::Done(Commit { rows, write: Box::new(move || commit(&assignment, &identity, &entries)) }))
 }
 
 /// A unit's journal, relative to the run folder. It is of no use once the unit has its manifest, and not before.
@@ -98,7 +105,7 @@ fn judge_batch(judge: &mut dyn Judge, batch: &DocumentBatch) -> anyhow::Result<V
     Ok(entries)
 }
 
-fn commit(cx: &WorkContext, identity: &JudgeIdentity, entries: &[Entry]) -> anyhow::Result<UnitWork> {
+fn commit(to: &Assignment, identity: &JudgeIdentity, entries: &[Entry]) -> anyhow::Result<UnitWork> {
     let judged: Vec<(&Entry, &Labels)> =
         entries.iter().filter_map(|entry| Some((entry, entry.outcome.as_ref().ok()?))).collect();
     let mut statistics = LabelStatistics::default();
@@ -113,50 +120,50 @@ fn commit(cx: &WorkContext, identity: &JudgeIdentity, entries: &[Entry]) -> anyh
     };
 
     let mut outputs = Vec::new();
-    let path = format!("labels/{}.parquet", cx.unit.id);
+    let path = format!("labels/{}.parquet", to.unit.id);
     let mut sink = ParquetSink::create(
-        &cx.path(&path),
+        &to.path(&path),
         schema::labels(),
         Profile::Labels,
-        schema::key_values("labels", &cx.stage.key),
+        schema::key_values("labels", &to.stage.key),
     )?;
-    sink.write(&labels_batch(cx, identity, &judged)?)?;
-    outputs.push(cx.output(&path, sink.finish()?));
+    sink.write(&labels_batch(to, identity, &judged)?)?;
+    outputs.push(to.output(&path, sink.finish()?));
 
     let quarantined: Vec<(u64, &str)> =
         entries.iter().filter_map(|entry| Some((entry.row, entry.outcome.as_ref().err()?.as_str()))).collect();
     if !quarantined.is_empty() {
-        let path = format!("quarantine/{}.parquet", cx.unit.id);
+        let path = format!("quarantine/{}.parquet", to.unit.id);
         let mut sink = ParquetSink::create(
-            &cx.path(&path),
+            &to.path(&path),
             schema::quarantine(),
             Profile::Labels,
-            schema::key_values("quarantine", &cx.stage.key),
+            schema::key_values("quarantine", &to.stage.key),
         )?;
-        let ids = quarantined.iter().map(|(row, _)| document_id(&cx.shard.identity, *row));
+        let ids = quarantined.iter().map(|(row, _)| document_id(&to.shard.identity, *row));
         sink.write(&RecordBatch::try_new(
             schema::quarantine(),
             vec![
                 Arc::new(StringArray::from_iter_values(ids)),
-                constant(&cx.shard.name, quarantined.len()),
+                constant(&to.shard.name, quarantined.len()),
                 Arc::new(Int64Array::from_iter_values(quarantined.iter().map(|(row, _)| *row as i64))),
                 Arc::new(StringArray::from_iter_values(quarantined.iter().map(|(_, reason)| *reason))),
             ],
         )?)?;
-        outputs.push(cx.output(&path, sink.finish()?));
+        outputs.push(to.output(&path, sink.finish()?));
     }
     Ok(UnitWork { outputs, counts, labels: Some(statistics), judge: Some(identity.clone()) })
 }
 
 fn labels_batch(
-    cx: &WorkContext,
+    to: &Assignment,
     identity: &JudgeIdentity,
     judged: &[(&Entry, &Labels)],
 ) -> anyhow::Result<RecordBatch> {
     let int64 = |value: &dyn Fn(&Entry, &Labels) -> u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(judged.iter().map(|(entry, labels)| value(entry, labels) as i64)))
     };
-    let ids = judged.iter().map(|(entry, _)| document_id(&cx.shard.identity, entry.row));
+    let ids = judged.iter().map(|(entry, _)| document_id(&to.shard.identity, entry.row));
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(ids)),
         int64(&|entry, _| entry.row),

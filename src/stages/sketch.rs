@@ -10,7 +10,7 @@ use crate::data::schema;
 use crate::data::shard::ShardReader;
 use crate::data::token_count::TokenCounter;
 use crate::run::manifest::Counts;
-use crate::run::work::{UnitWork, Verdict, WorkContext};
+use crate::run::work::{Assignment, Commit, UnitWork, Verdict, WorkContext};
 use crate::stages::documents::{read_ahead, unit_batches};
 use arrow::array::{Array, ArrayRef, DictionaryArray, Int32Array, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow::datatypes::Int32Type;
@@ -91,11 +91,16 @@ fn host(url: &str) -> Option<&str> {
     (!host.is_empty()).then_some(host)
 }
 
-/// Sketches one unit and commits the sidecar.
-pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> anyhow::Result<Verdict> {
+/// Sketches one unit.
+pub fn run_unit<'a>(
+    cx: &WorkContext<'a, '_>,
+    reader: &ShardReader,
+    sketcher: &Sketcher,
+) -> anyhow::Result<Verdict<'a>> {
+    let assignment = cx.assignment;
     let mut sketched: Vec<Sketched> = Vec::new();
     let mut rows_in = 0;
-    let finished = read_ahead(unit_batches(reader, cx.unit, Wanted::ALL, BATCH_ROWS), |batch| {
+    let finished = read_ahead(unit_batches(reader, assignment.unit, Wanted::ALL, BATCH_ROWS), |batch| {
         if cx.stop.requested() {
             return Ok(false);
         }
@@ -114,22 +119,22 @@ pub fn run_unit(cx: &WorkContext, reader: &ShardReader, sketcher: &Sketcher) -> 
     }
 
     let bands = sketcher.bands();
-    let path = format!("{}.parquet", cx.unit.id);
+    let write = move || commit(&assignment, &sketched, rows_in, bands);
+    Ok(Verdict::Done(Commit { rows: rows_in, write: Box::new(write) }))
+}
+
+fn commit(to: &Assignment, sketched: &[Sketched], rows_in: u64, bands: usize) -> anyhow::Result<UnitWork> {
+    let path = format!("{}.parquet", to.unit.id);
     let mut sink = ParquetSink::create(
-        &cx.path(&path),
+        &to.path(&path),
         schema::sketch(bands),
         Profile::Labels,
-        schema::key_values("sketch", &cx.stage.key),
+        schema::key_values("sketch", &to.stage.key),
     )?;
-    sink.write(&batch(&sketched, bands)?)?;
+    sink.write(&batch(sketched, bands)?)?;
     let kept = sketched.len() as u64;
     let counts = Counts { rows_in, kept, quarantined: rows_in - kept, ..Counts::default() };
-    Ok(Verdict::Done(Box::new(UnitWork {
-        outputs: vec![cx.output(&path, sink.finish()?)],
-        counts,
-        labels: None,
-        judge: None,
-    })))
+    Ok(UnitWork { outputs: vec![to.output(&path, sink.finish()?)], counts, labels: None, judge: None })
 }
 
 fn batch(sketched: &[Sketched], bands: usize) -> anyhow::Result<RecordBatch> {

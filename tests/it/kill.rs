@@ -1,9 +1,10 @@
 //! A run that is killed, or told to stop, at any instant and goes on to the bytes of an undisturbed one.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rand::{Rng, SeedableRng};
@@ -46,6 +47,7 @@ fn assert_labels_are_kept(workplace: &Workplace, run: &str) {
 fn a_kill_at_any_step_of_any_commit_loses_nothing() {
     let (workplace, whole) = small();
     let (next, completed) = (AtomicUsize::new(1), AtomicUsize::new(usize::MAX));
+    let steps = Mutex::new(BTreeSet::new());
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -57,6 +59,9 @@ fn a_kill_at_any_step_of_any_commit_loses_nothing() {
                         completed.fetch_min(point, Ordering::Relaxed);
                     } else {
                         assert_eq!(killed.exit, ABORTED, "{}", killed.stderr);
+                        let step = killed.stderr.lines().rev().find_map(|line| line.strip_prefix("killed at point "));
+                        let step = step.and_then(|step| step.split_once(": ")).unwrap().1.to_owned();
+                        steps.lock().unwrap().insert(step);
                         assert_labels_are_kept(&workplace, &run);
                         workplace.run(&run, &[]).expect(0);
                     }
@@ -70,6 +75,13 @@ fn a_kill_at_any_step_of_any_commit_loses_nothing() {
     let points = completed.into_inner() - 1;
     println!("killed at each of {points} points");
     assert!(points > 80, "{points} points are too few for so many files");
+    // Units are committed at the same time, so which one a point belongs to differs from run to run; each kind of step is met.
+    let steps = steps.into_inner().unwrap();
+    let known = ["write", "sync", "rename", "link"].map(|step| format!("before {step}"));
+    let known = known.into_iter().chain(["rename", "link", "commit"].map(|step| format!("after {step}")));
+    for step in known.chain(["journal: batch appended".to_owned()]) {
+        assert!(steps.contains(&step), "no kill {step}: {steps:?}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{median, process};
 use crate::cli::{BenchGenerate, Device};
 use crate::commands::{print, print_json, start_threads};
 use crate::error::{Exit, Failure};
-use crate::lm::{BatchLimits, Checkpoint, Decoder, Endings, Meter, Request, SamplingRule};
+use crate::lm::{BatchLimits, Checkpoint, Decoder, Endings, Meter, Part, Request, SamplingRule};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -44,7 +44,7 @@ struct Batch {
     /// Keys and values at the end.
     cache_bytes: usize,
     flops: f64,
-    breakdown: Vec<Share>,
+    breakdown: Vec<Share<Part>>,
 }
 
 pub fn run(args: &BenchGenerate, json: bool) -> anyhow::Result<Exit> {
@@ -128,7 +128,7 @@ fn measure(decoder: &mut Decoder, batch: usize, args: &BenchGenerate, peak: f64)
     }
     let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
     let median = median(&seconds);
-    let breakdown = breakdown(&meter, seconds.iter().sum(), peak);
+    let breakdown = breakdown(breakdown::readings(&meter), seconds.iter().sum(), peak);
     Ok(Batch {
         batch,
         generated_tokens_per_second: (batch * new_tokens) as f64 / median,

@@ -9,7 +9,7 @@ use crate::commands::{print, print_json, start_threads};
 use crate::data::document::{ColumnMap, Wanted};
 use crate::data::shard::{Format, ShardReader};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, Meter, WeightStorage, precision_on};
+use crate::lm::{Checkpoint, Meter, Part, WeightStorage, precision_on};
 use anyhow::Context;
 use serde::Serialize;
 use std::fmt::Write;
@@ -45,7 +45,7 @@ struct Outcome {
     share_of_peak: f64,
     /// The same by processor time instead of the clock, which other programs do not disturb.
     share_of_peak_by_cpu_seconds: Option<f64>,
-    breakdown: Vec<Share>,
+    breakdown: Vec<Share<Part>>,
     /// Per document, of verification, backtracking, subgoal setting and backward chaining.
     scores: Vec<[f32; 4]>,
 }
@@ -90,7 +90,7 @@ pub fn run(args: &BenchJudge, json: bool) -> anyhow::Result<Exit> {
     let document_tokens = labels.iter().map(|labels| labels.tokens_read).sum();
     let plain_prompt_tokens = labels.iter().map(|labels| judge.plain_prompt_tokens(labels)).sum();
     let threads = rayon::current_num_threads();
-    let breakdown = breakdown(&meter, total, peak);
+    let breakdown = breakdown(breakdown::readings(&meter), total, peak);
     let flops = breakdown::flops(&breakdown);
     let outcome = Outcome {
         engine: "four-habits",

@@ -2,6 +2,7 @@
 //!
 //! No token ends a response, so that every step does the same amount of work; rewards cost nothing.
 
+use super::breakdown::{self, Share, breakdown};
 use super::{median, process};
 use crate::cli::BenchPpo;
 use crate::commands::{print, print_json, start_threads};
@@ -17,7 +18,7 @@ use crate::train::adamw::{AdamW, AdamWOptions};
 use crate::train::model::{TrainModel, TrainOptions};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,18 +45,15 @@ struct Outcome {
     peak_memory_bytes: Option<u64>,
     /// What the matrix kernel reaches on operands in cache, measured in this run.
     peak_flops_per_second: f64,
-    phases: Vec<PhaseTime>,
+    /// The time of the phases over all steps. Floating-point operations are those of the products with the weights: 2 per weight
+    /// and token that is read, 6 per one that is learned from.
+    #[serde(serialize_with = "measured")]
+    phases: Vec<Share<Phase>>,
 }
 
-/// The time of one phase over all steps.
-#[derive(Serialize)]
-struct PhaseTime {
-    phase: &'static str,
-    seconds: f64,
-    share: f64,
-    /// Of the matrix products with the weights: 2 per weight and token that is read, 6 per one that is learned from.
-    flops: f64,
-    share_of_peak: f64,
+/// What lies between the phases stands in the table alone.
+fn measured<S: Serializer>(phases: &[Share<Phase>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(phases.iter().filter(|phase| phase.is_measured()))
 }
 
 /// Rewards for nothing, and a clock.
@@ -143,15 +141,14 @@ pub fn run(args: &BenchPpo, json: bool) -> anyhow::Result<Exit> {
     let cpu_seconds = process::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
     let total: f64 = seconds.iter().sum();
     let tokens = (args.repeat * args.prompts * args.samples) as f64 * (prompt_tokens + response_tokens) as f64;
-    let phases = Phase::ALL.iter().zip(watch.seconds).filter(|(_, seconds)| 0.0 < *seconds).map(|(phase, seconds)| {
-        let flops = weights
-            * tokens
-            * match phase {
-                Phase::Reward => 0.0,
-                Phase::Rollout | Phase::OldLogProbs | Phase::Reference | Phase::Values => 2.0,
-                Phase::Critic | Phase::Actor => 6.0,
-            };
-        PhaseTime { phase: phase.name(), seconds, share: seconds / total, flops, share_of_peak: flops / seconds / peak }
+    let phases = Phase::ALL.into_iter().zip(watch.seconds).filter(|(_, seconds)| 0.0 < *seconds);
+    let phases = phases.map(|(phase, seconds)| {
+        let per_weight = match phase {
+            Phase::Reward => 0.0,
+            Phase::Rollout | Phase::OldLogProbs | Phase::Reference | Phase::Values => 2.0,
+            Phase::Critic | Phase::Actor => 6.0,
+        };
+        (phase, seconds, weights * tokens * per_weight)
     });
     let outcome = Outcome {
         engine: "four-habits",
@@ -169,7 +166,7 @@ pub fn run(args: &BenchPpo, json: bool) -> anyhow::Result<Exit> {
         median_seconds: median(&seconds),
         peak_memory_bytes: process::peak_memory(),
         peak_flops_per_second: peak,
-        phases: phases.collect(),
+        phases: breakdown(phases, total, peak),
         seconds,
     };
     if json {
@@ -210,7 +207,6 @@ fn settings(args: &BenchPpo) -> Settings {
 impl Outcome {
     fn table(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
-        let total: f64 = self.seconds.iter().sum();
         writeln!(
             out,
             "{}, {}, cpu, {} threads, {} parameters",
@@ -233,20 +229,7 @@ impl Outcome {
         if let Some(bytes) = self.peak_memory_bytes {
             writeln!(out, "{:22}{} MiB", "peak memory", bytes >> 20)?;
         }
-        writeln!(out, "\n{:14}{:>9}{:>9}{:>9}{:>13}", "phase", "seconds", "share", "GFLOP", "of the peak")?;
-        let mut row = |name: &str, seconds: f64, flops: f64| {
-            write!(out, "{name:14}{seconds:9.3}{:8.1}%", 100.0 * seconds / total)?;
-            match flops {
-                0.0 => writeln!(out),
-                _ => writeln!(out, "{:9.1}{:12.0}%", flops / 1e9, 100.0 * flops / seconds / self.peak_flops_per_second),
-            }
-        };
-        for PhaseTime { phase, seconds, flops, .. } in &self.phases {
-            row(phase, *seconds, *flops)?;
-        }
-        let known: f64 = self.phases.iter().map(|one| one.seconds).sum();
-        row("between", total - known, 0.0)?;
-        row("all", total, self.phases.iter().map(|one| one.flops).sum())?;
+        breakdown::write(&mut out, &self.phases, self.seconds.iter().sum(), self.peak_flops_per_second)?;
         Ok(out)
     }
 }

@@ -1,5 +1,6 @@
 //! `pipeline bench train`: whole training steps on random tokens: forward, backward, clipping, AdamW.
 
+use super::breakdown::{self, Share, breakdown};
 use super::{median, process};
 use crate::cli::{self, BenchTrain};
 use crate::commands::{print, print_json, start_threads};
@@ -49,18 +50,7 @@ struct Outcome {
     share_of_peak: f64,
     /// The same by processor time instead of the clock, which other programs do not disturb.
     share_of_peak_by_cpu_seconds: Option<f64>,
-    breakdown: Vec<Share>,
-}
-
-/// One row of the breakdown. The rows' seconds add up to those of the steps.
-#[derive(Serialize)]
-struct Share {
-    /// `None` is what lies between the parts.
-    part: Option<TrainPart>,
-    seconds: f64,
-    share: f64,
-    flops: f64,
-    share_of_peak: f64,
+    breakdown: Vec<Share<TrainPart>>,
 }
 
 /// Steps before the measured ones: buffers grow to their sizes.
@@ -119,7 +109,9 @@ pub fn run(args: &BenchTrain, json: bool) -> anyhow::Result<Exit> {
     let total: f64 = seconds.iter().sum();
     let median_step_seconds = median(&seconds);
     let threads = rayon::current_num_threads();
-    let all: f64 = flops.iter().sum();
+    let parts = TrainPart::ALL.into_iter().zip(flops).map(|(part, flops)| (part, meter.read(part).0, flops));
+    let breakdown = breakdown(parts, total, peak);
+    let all = breakdown::flops(&breakdown);
     let outcome = Outcome {
         engine: "four-habits",
         model: checkpoint.name(),
@@ -142,7 +134,7 @@ pub fn run(args: &BenchTrain, json: bool) -> anyhow::Result<Exit> {
         peak_flops_per_second: peak,
         share_of_peak: all / total / peak,
         share_of_peak_by_cpu_seconds: cpu_seconds.map(|seconds| all / seconds / (peak / threads as f64)),
-        breakdown: breakdown(&meter, &flops, total, peak),
+        breakdown,
         seconds,
     };
     if json {
@@ -161,18 +153,6 @@ fn random_batch(random: &mut ChaCha8Rng, sequences: usize, length: usize, vocabu
         batch.push(&text[..length], text[1..].iter().copied().map(Some));
     }
     batch
-}
-
-fn breakdown(meter: &Meter<TrainPart>, flops: &[f64], total: f64, peak: f64) -> Vec<Share> {
-    let share = |part, seconds: f64, flops: f64| {
-        let share_of_peak = if seconds > 0.0 { flops / seconds / peak } else { 0.0 };
-        Share { part, seconds, share: seconds / total, flops, share_of_peak }
-    };
-    let parts = TrainPart::ALL.into_iter().zip(flops);
-    let mut shares: Vec<Share> = parts.map(|(part, &flops)| share(Some(part), meter.read(part).0, flops)).collect();
-    let known: f64 = shares.iter().map(|share| share.seconds).sum();
-    shares.push(share(None, total - known, 0.0));
-    shares
 }
 
 impl Outcome {
@@ -206,18 +186,7 @@ impl Outcome {
             let estimate = self.estimated_memory_bytes >> 20;
             line("memory", format!("{} MiB, {:.2} of the {estimate} MiB estimated", bytes >> 20, share))?;
         }
-        writeln!(out, "\n{:20}{:>9}{:>9}{:>10}{:>13}", "part", "seconds", "share", "GFLOP", "of the peak")?;
-        let mut row = |name: &str, seconds: f64, share: f64, flops: f64, of_peak: f64| {
-            write!(out, "{name:20}{seconds:9.3}{:8.1}%", 100.0 * share)?;
-            match flops {
-                0.0 => writeln!(out),
-                _ => writeln!(out, "{:10.2}{:12.0}%", flops / 1e9, 100.0 * of_peak),
-            }
-        };
-        for Share { part, seconds, share, flops, share_of_peak } in &self.breakdown {
-            row(part.map_or("between", TrainPart::name), *seconds, *share, *flops, *share_of_peak)?;
-        }
-        row("all", self.seconds.iter().sum(), 1.0, self.flops, self.share_of_peak)?;
+        breakdown::write(&mut out, &self.breakdown, self.seconds.iter().sum(), self.peak_flops_per_second)?;
         Ok(out)
     }
 }
