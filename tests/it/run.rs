@@ -39,6 +39,25 @@ fn a_run_is_whole_and_a_second_one_has_nothing_to_do() {
 }
 
 #[test]
+fn only_what_is_left_to_do_needs_room_on_disk() {
+    let workplace = two_shards();
+    let bytes = |arguments: &[&str]| {
+        let said = workplace.call(arguments).stdout;
+        let overview = workplace.call(&[arguments, &["--json"]].concat()).json();
+        let bytes = overview["disk_bytes"].as_u64().unwrap();
+        assert_eq!(said.contains("at most about"), bytes > 0, "{said}");
+        bytes
+    };
+    let plan = ["plan", "recipe.toml", "--run-dir", "run"];
+    let all = bytes(&plan);
+    workplace.run("run", &["--task-index", "0", "--task-count", "2"]).expect(0);
+    let left = bytes(&["status", "run"]);
+    assert!(0 < left && left < all, "{left} of {all}");
+    workplace.run("run", &[]).expect(0);
+    assert_eq!([bytes(&["status", "run"]), bytes(&plan)], [0, 0]);
+}
+
+#[test]
 fn bytes_depend_on_nothing_but_the_recipe_and_the_data() {
     let workplace = two_shards();
     workplace.run("run", &["--threads", "1"]).expect(0);
