@@ -7,6 +7,7 @@ mod command;
 mod learner;
 mod prompts;
 mod record;
+pub mod verl;
 
 use crate::config::{Config, Export, KlWhere, Ppo, Recipe, TRAINED, Truncated};
 use crate::countdown::verdict;

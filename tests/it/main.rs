@@ -65,3 +65,4 @@ mod train_autograd;
 mod train_goldens;
 mod training_hub;
 mod upload_server;
+mod verl;

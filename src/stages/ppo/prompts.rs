@@ -67,6 +67,10 @@ impl Prompts {
         })
     }
 
+    pub(super) fn query(&self) -> &QueryTemplate {
+        &self.query
+    }
+
     fn prompt(&self, puzzle: Puzzle, tokenizer: &TextTokenizer) -> anyhow::Result<Prompt> {
         let text = self.query.fill(&puzzle);
         let mut tokens = tokenizer.start().to_vec();
