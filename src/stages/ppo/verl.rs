@@ -1,10 +1,11 @@
 //! The prompts of a run in verl's columns, those of every step in order.
 
 use super::learner::Base;
-use super::prompts::Prompts;
+use super::prompts::{Prompt, Prompts};
 use crate::config::Ppo;
 use crate::countdown::puzzle::Puzzle;
 use crate::error::{Exit, Failure};
+use crate::rl::reward::Problem;
 use crate::stages::prime::rows;
 use arrow::array::RecordBatch;
 use std::path::Path;
@@ -26,7 +27,11 @@ pub struct VerlPrompts {
 pub fn verl_prompts(ppo: &Ppo, seed: u64, limit: Option<u64>, model: &Path) -> anyhow::Result<VerlPrompts> {
     let base = Base::open(model)?;
     let tokenizer = base.vocabulary.tokenizer();
-    let prompts = Prompts::new(ppo, seed).map_err(|(_, failure)| failure)?;
+    let Prompts::Puzzles(prompts) = Prompts::new(ppo, seed).map_err(|(_, failure)| failure)? else {
+        return Err(Failure::new(Exit::Usage, "`[ppo.questions]` is not handed on to verl, puzzles are")
+            .hint("verl reads questions itself: see its data preparation for GSM8K")
+            .into());
+    };
     let count = ppo.steps_within(limit).max(1) as usize * ppo.prompts;
     let train = prompts.of_step(0, count, tokenizer)?;
     let test = prompts.held_out(ppo.eval.split, ppo.puzzles_within(limit), tokenizer)?;
@@ -44,8 +49,13 @@ pub fn verl_prompts(ppo: &Ppo, seed: u64, limit: Option<u64>, model: &Path) -> a
             .hint("state it before, or leave out `ppo.compat`: verl's reward functions do not see the prompt")
             .into());
     }
-    let puzzles =
-        |prompts: &[super::prompts::Prompt]| prompts.iter().map(|prompt| prompt.puzzle).collect::<Vec<Puzzle>>();
+    let puzzles = |prompts: &[Prompt]| -> Vec<Puzzle> {
+        let puzzle = |prompt: &Prompt| match prompt.problem {
+            Problem::Countdown(puzzle) => Some(puzzle),
+            Problem::Question { .. } => None,
+        };
+        prompts.iter().filter_map(puzzle).collect()
+    };
     Ok(VerlPrompts {
         train: rows::prompts(&puzzles(&train), prompts.query(), "train", 0)?,
         test: rows::prompts(&puzzles(&test), prompts.query(), "test", 0)?,
