@@ -135,6 +135,9 @@ pub struct Export {
     /// A folder, a repository of the Hub (`hf://datasets/OWNER/NAME[@BRANCH]`, `hf://models/…`), or `s3://BUCKET/PREFIX`
     #[arg(long, value_name = "DESTINATION")]
     pub to: String,
+    /// Hand on a `ppo` stage, finished or not begun: prompts, model, reward function and launch command for verl
+    #[arg(long = "for", value_enum, value_name = "TRAINER")]
+    pub audience: Option<Audience>,
     /// The licence for the card, by the Hub's id: `odc-by`, `apache-2.0`, `other`
     #[arg(long, value_name = "ID")]
     pub license: Option<String>,
@@ -147,6 +150,12 @@ pub struct Export {
     /// Upload; without it, an export to the Hub or to S3 only shows what it would send
     #[arg(long)]
     pub yes: bool,
+}
+
+/// A trainer that goes on where one GPU ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Audience {
+    Verl,
 }
 
 #[derive(Debug, Args)]

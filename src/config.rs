@@ -15,7 +15,9 @@ mod sizes;
 pub use endpoint::{EndpointConfig, EndpointJudgeConfig};
 pub use lm::{LmConfig, LmMode, Weights};
 pub use load::{Recipe, load};
-pub use ppo::{Compat, Evaluation, EvaluationSplit, Kl, KlWhere, Learner, Ppo, Puzzles, RewardConfig, Truncated};
+pub use ppo::{
+    Compat, Evaluation, EvaluationSplit, Kl, KlWhere, Learner, Ppo, Puzzles, Questions, RewardConfig, Truncated,
+};
 pub use pretrain::{
     Answerer, BatchSize, Checkpoints, DataKind, Export, HeldOutLoss, LearningRate, LongCompletions, NewArchitecture,
     NewModel, Optimizer, Pretrain, ScheduleShape, TrainingData, TrainingPrecision, WritingSamples,

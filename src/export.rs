@@ -6,5 +6,6 @@
 pub mod card;
 pub mod folder;
 pub mod package;
+pub mod verl;
 
 pub use package::{Options, Package};

@@ -1,9 +1,10 @@
 //! `pipeline export SOURCE --to DESTINATION`: hands a corpus or a model to others.
 
-use crate::cli::Export;
+use crate::cli::{Audience, Export};
 use crate::data::hub::{self, Hub, HubConfig, RepoKind, Target, Upload, parse_hf_target};
 use crate::data::objects::{self, Objects};
 use crate::error::{Exit, Failure};
+use crate::export::verl::ForVerl;
 use crate::export::{self, Options, Package};
 use crate::run::stop::Stop;
 use anyhow::Context;
@@ -26,6 +27,9 @@ pub fn run(args: &Export, json: bool) -> anyhow::Result<Exit> {
         Destination::Hub(target) => Some(target.repo.id.clone()),
         Destination::Folder | Destination::Bucket { .. } => None,
     };
+    if let Some(Audience::Verl) = args.audience {
+        return for_verl(args, &destination, json);
+    }
     let options = Options { license: args.license.clone(), repo };
     let package = Package::collect(&args.source, &options)?;
     let notice = super::notice_on_stderr();
@@ -85,6 +89,35 @@ pub fn run(args: &Export, json: bool) -> anyhow::Result<Exit> {
         super::print_json(&result)?;
     } else {
         super::print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+    }
+    Ok(Exit::Done)
+}
+
+/// A folder for verl's trainer.
+fn for_verl(args: &Export, destination: &Destination, json: bool) -> anyhow::Result<Exit> {
+    if !matches!(destination, Destination::Folder) || args.license.is_some() {
+        return Err(Failure::new(Exit::Usage, "`--for verl` writes a folder, without a licence's card")
+            .hint("export the folder once more to send it on")
+            .into());
+    }
+    let notice = super::notice_on_stderr();
+    let hub = || Ok(Hub::new(HubConfig::from_env(|name| std::env::var(name).ok())?, Arc::clone(&notice)));
+    let ForVerl { package, notes } = export::verl::collect(&args.source, &hub)?;
+    export::folder::write(&package, Path::new(&args.to))?;
+    for note in &notes {
+        notice(&format!("not carried over: {note}"));
+    }
+    if json {
+        super::print_json(&json!({
+            "to": args.to,
+            "for": "verl",
+            "verl": export::verl::VERSION,
+            "files": package.files.iter().map(|file| json!({ "path": file.path, "bytes": file.size })).collect::<Vec<_>>(),
+            "bytes": package.bytes(),
+            "not_carried_over": notes,
+        }))?;
+    } else {
+        super::print(&format!("{} → {}\ntrain: bash {}/launch.sh\n", sum(&package), args.to, args.to))?;
     }
     Ok(Exit::Done)
 }

@@ -41,6 +41,8 @@ pub struct Ppo {
     /// Which puzzles to train on.
     #[serde(default)]
     pub puzzles: Puzzles,
+    /// Questions with known answers to train on in place of puzzles. A right answer earns `reward.solved`, another one `reward.form`.
+    pub questions: Option<Questions>,
     /// What responses earn.
     #[serde(default)]
     pub reward: RewardConfig,
@@ -159,7 +161,7 @@ impl Ppo {
     /// The table with its puzzles like those of the priming traces, where it does not say otherwise.
     pub fn resolved(&self, prime: Option<&Prime>) -> Self {
         let mut resolved = self.clone();
-        if let Some(prime) = prime {
+        if let Some(prime) = prime.filter(|_| self.questions.is_none()) {
             let puzzles = &mut resolved.puzzles;
             puzzles.sizes = puzzles.sizes.take().or_else(|| prime.sizes.clone());
             puzzles.numbers = puzzles.numbers.or(prime.numbers);
@@ -223,6 +225,36 @@ pub struct Puzzles {
     pub operators: Option<Vec<Operator>>,
     /// A file to use as query in place of the embedded one. If absent, that of `[prime]`.
     pub query: Option<String>,
+}
+
+/// Questions with known answers. Their final answer is compared as mathematics: numbers exactly, `1/2` and `0.5` as equals, everything else as
+/// text. Which of them are held out is decided by what they ask.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Questions {
+    /// Parquet or JSONL files, `.parquet` or `.jsonl`.
+    pub files: Vec<String>,
+    /// The column that asks: a text, or a chat, of which the user's last message counts. A field of a structure is named by its path:
+    /// `extra_info.question`.
+    pub question: String,
+    /// The column with the answer, such as `reward_model.ground_truth`; of GSM8K's, what follows `####`.
+    pub answer: String,
+    /// A file to use as query in place of the embedded one, which is that of `[rewrite]`: it holds `{question}`, and `<think>` at its end.
+    pub query: Option<String>,
+    /// The share of the questions that is held out, half of it for `eval.split = "validation"` and half for `"test"`.
+    pub held_out_share: f64,
+}
+
+impl Default for Questions {
+    fn default() -> Self {
+        Self {
+            files: Vec::new(),
+            question: "question".into(),
+            answer: "answer".into(),
+            query: None,
+            held_out_share: 0.1,
+        }
+    }
 }
 
 /// What responses earn: by verdict, or by a program of your own.
@@ -356,7 +388,7 @@ pub struct Evaluation {
     pub every: u64,
     /// Which held-out puzzles: `validation` to choose settings by, `test` for the result.
     pub split: EvaluationSplit,
-    /// How many puzzles.
+    /// How many puzzles, or questions.
     pub puzzles: usize,
     /// Responses per puzzle, at temperature 1.
     pub samples: usize,
@@ -451,6 +483,18 @@ pub(super) fn check(
         let low_shown = if low == positive { "above 0".to_owned() } else { format!("from {low}") };
         let expectation = format!("expected a number {low_shown} to {high}");
         expect((low..=high).contains(&value), &format!("ppo.{key}"), &expectation)?;
+    }
+    if let Some(questions) = &ppo.questions {
+        let share = questions.held_out_share;
+        expect(!questions.files.is_empty(), "ppo.questions.files", "expected the name of a Parquet or JSONL file")?;
+        expect(0.0 < share && share < 1.0, "ppo.questions.held-out-share", "expected a number between 0 and 1")?;
+        let puzzles = "expected no `[ppo.puzzles]`: with `[ppo.questions]` none is drawn";
+        expect(ppo.puzzles == Puzzles::default(), "ppo.puzzles", puzzles)?;
+        expect(
+            ppo.compat.is_none(),
+            "ppo.compat",
+            "expected none: TinyZero's scorer judges puzzles, not `[ppo.questions]`",
+        )?;
     }
     expect(
         ppo.reward.command.as_ref().is_none_or(|command| !command.is_empty()),

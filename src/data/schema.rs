@@ -202,8 +202,10 @@ pub fn rollouts() -> SchemaRef {
         Field::new("sample", DataType::Int32, false),
         Field::new("prompt", DataType::Utf8, false),
         Field::new("response", DataType::Utf8, false),
+        // Empty, and the target null: a question, whose answer is known.
         numbers(),
-        Field::new("target", DataType::Int32, false),
+        Field::new("target", DataType::Int32, true),
+        Field::new("answer", DataType::Utf8, true),
         Field::new("verdict", dictionary(), false),
         Field::new("solved", DataType::Boolean, false),
         Field::new("reward", DataType::Float64, false),
@@ -213,9 +215,10 @@ pub fn rollouts() -> SchemaRef {
     fields
         .extend(Behavior::ALL.map(|behavior| Field::new(format!("{}_count", behavior.name()), DataType::Int32, false)));
     fields.extend([
-        Field::new("attempts", DataType::Int32, false),
-        Field::new("statements", DataType::Int32, false),
-        Field::new("false_statements", DataType::Int32, false),
+        // Null: a question.
+        Field::new("attempts", DataType::Int32, true),
+        Field::new("statements", DataType::Int32, true),
+        Field::new("false_statements", DataType::Int32, true),
         Field::new("log_prob_sum", DataType::Float64, false),
         Field::new("log_prob_min", DataType::Float32, false),
     ]);

@@ -113,12 +113,7 @@ fn of_stage(dir: &RunDir, plan: &Plan, root: &Path, source: &Path) -> anyhow::Re
         // A checkpoint on the way; it was committed as a whole.
         return of_folder(root);
     }
-    let manifest = Manifest::read(&dir.path(stage.manifest("all")))?.filter(|manifest| manifest.stage_key == stage.key);
-    let Some(manifest) = manifest else {
-        return Err(Failure::new(Exit::Incomplete, format!("`{}` is not finished", source.display()))
-            .hint("`pipeline run RECIPE` goes on where it stopped")
-            .into());
-    };
+    let manifest = stage_manifest(dir, stage, source)?;
     let base = if is_model { format!("{}/model", stage.folder) } else { stage.folder.clone() };
     let wanted = if is_model { Path::new(&base) } else { inside };
     let mut files = BTreeMap::new();
@@ -143,6 +138,16 @@ fn of_stage(dir: &RunDir, plan: &Plan, root: &Path, source: &Path) -> anyhow::Re
     let kind = if is_model { RepoKind::Model } else { RepoKind::Dataset };
     let is_part = !is_model && inside != Path::new(&stage.folder);
     Ok(Found { kind, files, card, title: plan.name.clone(), is_part })
+}
+
+/// The record of a finished stage; `source` is its name for a message.
+pub(super) fn stage_manifest(dir: &RunDir, stage: &Stage, source: &Path) -> anyhow::Result<Manifest> {
+    let manifest = Manifest::read(&dir.path(stage.manifest("all")))?.filter(|manifest| manifest.stage_key == stage.key);
+    manifest.ok_or_else(|| {
+        Failure::new(Exit::Incomplete, format!("`{}` is not finished", source.display()))
+            .hint("`pipeline run RECIPE` goes on where it stopped")
+            .into()
+    })
 }
 
 /// Any folder: a checkpoint, or what was exported before and perhaps edited.

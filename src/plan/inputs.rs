@@ -309,6 +309,14 @@ pub(super) fn pin_resources(
         if let Some(query) = &ppo.puzzles.query {
             pin("ppo.puzzles.query", query, &|| pin_path(query))?;
         }
+        if let Some(questions) = &ppo.questions {
+            for (index, file) in questions.files.iter().enumerate() {
+                pin(&format!("ppo.questions.files[{index}]"), file, &|| pin_path(file))?;
+            }
+            if let Some(query) = &questions.query {
+                pin("ppo.questions.query", query, &|| pin_path(query))?;
+            }
+        }
     }
     if let Some(curate) = &config.curate {
         if curate.token_counter != "pieces" {

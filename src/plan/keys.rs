@@ -121,7 +121,11 @@ pub(super) fn stage_key(
         }
         Work::Ppo(ppo) => {
             let files = [pinned(&Some(ppo.from.clone())), pinned(&ppo.puzzles.query)];
-            (json!([crate::stages::ppo::FORMAT, canonical(ppo), files, limit]), seed)
+            let questions = ppo.questions.as_ref().map(|questions| {
+                let files = questions.files.iter().map(|file| pinned(&Some(file.clone())));
+                json!([files.collect::<Vec<_>>(), pinned(&questions.query)])
+            });
+            (json!([crate::stages::ppo::FORMAT, canonical(ppo), files, questions, limit]), seed)
         }
         Work::Report(report) => (canonical(report), seed),
     };

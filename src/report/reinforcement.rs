@@ -9,7 +9,7 @@ use crate::data::sidecar;
 use crate::plan::{Plan, Stage, Work};
 use crate::run::dir::RunDir;
 use anyhow::Context;
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int32Type, Int64Type};
 use serde::Serialize;
 
@@ -71,7 +71,10 @@ pub struct Learning {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Response {
     pub numbers: Vec<i32>,
-    pub target: i32,
+    /// None: a question.
+    pub target: Option<i32>,
+    /// A question's.
+    pub answer: Option<String>,
     pub verdict: String,
     pub solved: bool,
     pub tokens: u64,
@@ -216,6 +219,8 @@ fn responses(batch: &RecordBatch) -> anyhow::Result<Vec<Response>> {
     let text = column("response")?.as_string_opt::<i32>().context("`response` is no text")?;
     let solved = column("solved")?.as_boolean_opt().context("`solved` is no boolean")?;
     let numbers = column("numbers")?.as_list_opt::<i32>().context("`numbers` is no list")?;
+    // Runs of before have puzzles alone.
+    let answer = batch.column_by_name("answer").and_then(|answer| answer.as_string_opt::<i32>());
     let verdicts = arrow::compute::cast(column("verdict")?, &arrow::datatypes::DataType::Utf8)?;
     let verdicts = verdicts.as_string_opt::<i32>().context("`verdict` is no text")?;
     let rows = (0..batch.num_rows()).filter(|&row| sample.value(row) == 0).take(PUZZLES_SHOWN);
@@ -224,7 +229,8 @@ fn responses(batch: &RecordBatch) -> anyhow::Result<Vec<Response>> {
         let text = text.value(row);
         Ok(Response {
             numbers: numbers.as_primitive_opt::<Int32Type>().context("`numbers` holds no numbers")?.values().to_vec(),
-            target: target.value(row),
+            target: target.is_valid(row).then(|| target.value(row)),
+            answer: answer.filter(|answer| answer.is_valid(row)).map(|answer| answer.value(row).to_owned()),
             verdict: verdicts.value(row).to_owned(),
             solved: solved.value(row),
             tokens: tokens.value(row) as u64,

@@ -1,4 +1,4 @@
-//! `ppo`: reinforcement learning of a language model on Countdown puzzles.
+//! `ppo`: reinforcement learning of a language model on Countdown puzzles, or on questions with known answers.
 //!
 //! It is one unit that goes on where it stopped. [`crate::rl::ppo`] is the algorithm; this file gives it models, prompts and
 //! rewards, writes down what happens, looks at held-out puzzles, and saves.
@@ -6,7 +6,9 @@
 mod command;
 mod learner;
 mod prompts;
+mod questions;
 mod record;
+pub mod verl;
 
 use crate::config::{Config, Export, KlWhere, Ppo, Recipe, TRAINED, Truncated};
 use crate::countdown::verdict;
@@ -16,7 +18,7 @@ use crate::rl::advantage::Discount;
 use crate::rl::kl::KlController;
 use crate::rl::loss::{Aggregation, Clip};
 use crate::rl::ppo::{self as algorithm, KlPenalty, KlPlace, Models, Phase, Policy, Settings, State, Surroundings};
-use crate::rl::reward::{Outcome, Problem, Rule};
+use crate::rl::reward::{MathReward, Outcome, Rule};
 use crate::rl::rollout::{Rollout, Truncation, requests};
 use crate::run::events::{Event, Progress, TrainingProgress};
 use crate::run::manifest::{Counts, Manifest, Output};
@@ -28,13 +30,13 @@ use anyhow::Context;
 use command::{Asked, CommandReward};
 use learner::{Base, Learner, TrainerState, read_state};
 use prompts::{Prompt, Prompts};
-use record::{Judged, Line, Training};
+use record::{Line, Readers, Training};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The version of what the stage writes. Raise it when equal settings give other bytes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const METRICS: &str = "metrics.jsonl";
 
@@ -151,18 +153,24 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
     };
     let metrics = LineLog::open(&folder.join(METRICS), state.metrics_bytes)?;
     let settings = settings(ppo, seed, base.end_tokens.clone());
+    if let Prompts::Questions(questions) = &prompts {
+        questions.check_lengths(ppo, base.config().max_positions, base.vocabulary.tokenizer())?;
+    }
     let wanted = ppo.puzzles_within(runner.plan.limit);
     let held_out = prompts.held_out(ppo.eval.split, wanted, base.vocabulary.tokenizer())?;
     if held_out.is_empty() {
-        return Err(Failure::new(Exit::Usage, "no puzzle is left to look at")
-            .hint("widen `ppo.puzzles.numbers` or `ppo.puzzles.targets`")
-            .into());
+        let (one, hint) = match &prompts {
+            Prompts::Puzzles(_) => ("puzzle", "widen `ppo.puzzles.numbers` or `ppo.puzzles.targets`"),
+            Prompts::Questions(_) => ("question", "raise `ppo.questions.held-out-share`"),
+        };
+        return Err(Failure::new(Exit::Usage, format!("no {one} is left to look at")).hint(hint).into());
     }
     if held_out.len() < wanted {
         runner.reporter.notice(format!(
-            "{}: there are {} held-out puzzles of this split, not {wanted}",
+            "{}: there are {} held-out {} of this split, not {wanted}",
             stage.folder,
-            held_out.len()
+            held_out.len(),
+            prompts.kind()
         ));
     }
     let work = Job { runner, stage, ppo, folder, base, prompts, held_out, checkpoints, settings, steps };
@@ -172,6 +180,7 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
         state,
         metrics,
         judge,
+        readers: Readers::default(),
         saved: resumed,
         best_now: None,
         started: Instant::now(),
@@ -219,6 +228,7 @@ struct Course {
     state: TrainerState,
     metrics: LineLog,
     judge: Judge,
+    readers: Readers,
     /// Whether the newest checkpoint is of this step.
     saved: bool,
     /// pass@1 of the present weights, if they were looked at.
@@ -241,20 +251,27 @@ impl Judge {
             return Ok(Self::Command(Box::new(CommandReward::start(command, timeout)?)));
         }
         let reward = verdict::Reward { solved: ppo.reward.solved, form: ppo.reward.form, missing: ppo.reward.missing };
-        Ok(Self::Rule(if ppo.compat.is_some() { Rule::TinyZero } else { Rule::Countdown(reward) }))
+        Ok(Self::Rule(match (&ppo.questions, ppo.compat) {
+            (Some(_), _) => {
+                Rule::Math(MathReward { correct: reward.solved, wrong: reward.form, missing: reward.missing })
+            }
+            (None, Some(_)) => Rule::TinyZero,
+            (None, None) => Rule::Countdown(reward),
+        }))
     }
 
     fn judge(&mut self, prompts: &[Prompt], rollouts: &[Rollout], texts: &[String]) -> anyhow::Result<Vec<Outcome>> {
-        let problems: Vec<Problem> = prompts.iter().map(|prompt| Problem::Countdown(prompt.puzzle)).collect();
         let rows = rollouts.iter().zip(texts);
         match self {
             Self::Rule(rule) => Ok(rows
-                .map(|(rollout, text)| rule.judge(&problems[rollout.prompt], &prompts[rollout.prompt].text, text))
+                .map(|(rollout, text)| {
+                    rule.judge(&prompts[rollout.prompt].problem, &prompts[rollout.prompt].text, text)
+                })
                 .collect::<Result<_, _>>()?),
             Self::Command(command) => {
                 let asked: Vec<Asked> = rows
                     .map(|(rollout, text)| Asked {
-                        problem: &problems[rollout.prompt],
+                        problem: &prompts[rollout.prompt].problem,
                         prompt: &prompts[rollout.prompt].text,
                         response: text,
                         is_truncated: rollout.is_truncated,
@@ -343,7 +360,7 @@ impl Job<'_> {
         course.best_now = None;
         course.done_here += step.rollouts.len() as u64;
 
-        let judged = record::judged(&prompts, &step.rollouts, &texts, &outcomes);
+        let judged = course.readers.judged(&prompts, &step.rollouts, &texts, &outcomes)?;
         let every = self.ppo.keep_rollouts;
         let is_kept = before == 0 || before + 1 == self.steps || (0 < every && (before + 1).is_multiple_of(every));
         if is_kept {
@@ -385,14 +402,21 @@ impl Job<'_> {
             .collect::<Result<_, _>>()?;
         let texts = self.texts(&rollouts)?;
         let outcomes = course.judge.judge(&self.held_out, &rollouts, &texts)?;
-        let judged: Vec<Judged> = record::judged(&self.held_out, &rollouts, &texts, &outcomes);
+        let judged = course.readers.judged(&self.held_out, &rollouts, &texts, &outcomes)?;
         let path = self.folder.join(format!("evaluations/step-{step:06}.parquet"));
         record::write_rollouts(step, &judged, &path, &self.stage.key)?;
         let evaluated = record::evaluated(&judged, samples, self.ppo.eval.k);
         let pass = evaluated.pass_at_1;
         self.runner.reporter.notice(format!(
-            "{}: step {step}: pass@1 {:.3} ({:.3} to {:.3}), pass@{} {:.3} on {} held-out puzzles",
-            self.stage.folder, pass.mean, pass.low, pass.high, evaluated.k, evaluated.pass_at_k.mean, evaluated.puzzles
+            "{}: step {step}: pass@1 {:.3} ({:.3} to {:.3}), pass@{} {:.3} on {} held-out {}",
+            self.stage.folder,
+            pass.mean,
+            pass.low,
+            pass.high,
+            evaluated.k,
+            evaluated.pass_at_k.mean,
+            evaluated.puzzles,
+            self.prompts.kind()
         ));
         course.best_now = Some(pass.mean);
         course.metrics.append(&Line { step, train: None, evaluation: Some(evaluated) })
@@ -483,7 +507,7 @@ impl Job<'_> {
             stage_key: stage.key.clone(),
             unit: "all".to_owned(),
             // As the recipe names it: a path would differ between run folders.
-            input: format!("drawn puzzles, `{}`", self.ppo.from),
+            input: format!("{}, `{}`", self.prompts.described(), self.ppo.from),
             input_sha256: String::new(),
             outputs,
             counts: Counts { rows_in: responses, kept: responses, ..Counts::default() },

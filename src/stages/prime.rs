@@ -8,7 +8,7 @@
 mod authored;
 mod card;
 mod puzzles;
-mod rows;
+pub(super) mod rows;
 mod supply;
 mod writing;
 

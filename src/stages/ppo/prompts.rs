@@ -1,8 +1,9 @@
-//! The puzzles of a run: an endless stream to train on, and a fixed list to look at.
+//! The prompts of a run: a stream to train on, and a fixed list to look at. They state puzzles, or questions with known answers.
 //!
-//! Numbers are divided as priming traces divide them, so that with the same seed no puzzle of this stage has the numbers of a
+//! Puzzles are drawn without end. Their numbers are divided as priming traces divide them, so that with the same seed no puzzle of this stage has the numbers of a
 //! trace. The held-out ones are divided once more, into those to choose settings by and those for the result.
 
+use super::questions::QuestionPrompts;
 use crate::config::{EvaluationSplit, Ppo};
 use crate::countdown::draw::{Draw, PuzzleSpec, Source};
 use crate::countdown::puzzle::{Puzzle, Split, Splits, mix};
@@ -10,20 +11,75 @@ use crate::countdown::query::QueryTemplate;
 use crate::countdown::solver::Operators;
 use crate::error::{Exit, Failure};
 use crate::lm::TextTokenizer;
+use crate::rl::reward::Problem;
 use crate::stages::prime;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// A puzzle as the model sees it.
+/// A problem as the model sees it.
 #[derive(Debug, Clone)]
 pub(super) struct Prompt {
-    pub puzzle: Puzzle,
+    pub problem: Problem,
     pub text: String,
     pub tokens: Arc<[u32]>,
 }
 
 /// Where prompts come from.
-pub(super) struct Prompts {
+pub(super) enum Prompts {
+    Puzzles(Box<PuzzlePrompts>),
+    Questions(QuestionPrompts),
+}
+
+impl Prompts {
+    /// # Errors
+    /// The recipe's key, and a [`Failure`] for what it names: a template without slots, ranges that leave no puzzle, files that hold no questions.
+    pub(super) fn new(ppo: &Ppo, seed: u64) -> Result<Self, (&'static str, Failure)> {
+        match &ppo.questions {
+            None => Ok(Self::Puzzles(Box::new(PuzzlePrompts::new(ppo, seed)?))),
+            Some(questions) => Ok(Self::Questions(QuestionPrompts::new(questions, seed)?)),
+        }
+    }
+
+    /// What they state, for messages.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Puzzles(_) => "puzzles",
+            Self::Questions(_) => "questions",
+        }
+    }
+
+    /// What stands in them, for the record of a run.
+    pub(super) fn described(&self) -> &'static str {
+        match self {
+            Self::Puzzles(_) => "drawn puzzles",
+            Self::Questions(_) => "questions",
+        }
+    }
+
+    /// The prompts of a step.
+    pub(super) fn of_step(&self, step: u64, count: usize, tokenizer: &TextTokenizer) -> anyhow::Result<Vec<Prompt>> {
+        match self {
+            Self::Puzzles(puzzles) => puzzles.of_step(step, count, tokenizer),
+            Self::Questions(questions) => questions.of_step(step, count, tokenizer),
+        }
+    }
+
+    /// Held-out prompts, no problem twice; fewer than asked for if there are not so many.
+    pub(super) fn held_out(
+        &self,
+        split: EvaluationSplit,
+        count: usize,
+        tokenizer: &TextTokenizer,
+    ) -> anyhow::Result<Vec<Prompt>> {
+        match self {
+            Self::Puzzles(puzzles) => puzzles.held_out(split, count, tokenizer),
+            Self::Questions(questions) => questions.held_out(split, count, tokenizer),
+        }
+    }
+}
+
+/// Puzzles, drawn.
+pub(super) struct PuzzlePrompts {
     query: QueryTemplate,
     train: Draw,
     held_out: Draw,
@@ -31,10 +87,8 @@ pub(super) struct Prompts {
     halves: Splits,
 }
 
-impl Prompts {
-    /// # Errors
-    /// The recipe's key, and a [`Failure`] for a template without slots and for ranges that leave no puzzle.
-    pub(super) fn new(ppo: &Ppo, seed: u64) -> Result<Self, (&'static str, Failure)> {
+impl PuzzlePrompts {
+    fn new(ppo: &Ppo, seed: u64) -> Result<Self, (&'static str, Failure)> {
         let puzzles = &ppo.puzzles;
         let query = match &puzzles.query {
             None => QueryTemplate::built_in(),
@@ -67,21 +121,23 @@ impl Prompts {
         })
     }
 
+    pub(super) fn query(&self) -> &QueryTemplate {
+        &self.query
+    }
+
     fn prompt(&self, puzzle: Puzzle, tokenizer: &TextTokenizer) -> anyhow::Result<Prompt> {
         let text = self.query.fill(&puzzle);
         let mut tokens = tokenizer.start().to_vec();
         tokens.extend(tokenizer.encode(&text)?);
-        Ok(Prompt { puzzle, text, tokens: tokens.into() })
+        Ok(Prompt { problem: Problem::Countdown(puzzle), text, tokens: tokens.into() })
     }
 
-    /// The prompts of a step.
     pub(super) fn of_step(&self, step: u64, count: usize, tokenizer: &TextTokenizer) -> anyhow::Result<Vec<Prompt>> {
         let first = step * count as u64;
         let puzzles = (first..).filter_map(|index| self.train.puzzle(index)).take(count);
         puzzles.map(|(puzzle, _)| self.prompt(puzzle, tokenizer)).collect()
     }
 
-    /// Held-out prompts, no puzzle twice; fewer than asked for if there are not so many.
     pub(super) fn held_out(
         &self,
         split: EvaluationSplit,

@@ -2,11 +2,14 @@
 
 use super::prompts::Prompt;
 use crate::behavior::Behavior;
+use crate::behavior::cue::{CueJudge, Lexicon};
+use crate::behavior::judge::Judge;
 use crate::countdown::counter::{self, Reading};
+use crate::countdown::puzzle::Puzzle;
 use crate::data::parquet_sink::{ParquetSink, Profile, Written};
 use crate::data::schema;
 use crate::rl::ppo::StepStatistics;
-use crate::rl::reward::Outcome;
+use crate::rl::reward::{Outcome, Problem};
 use crate::rl::rollout::Rollout;
 use crate::rl::statistics::{Interval, interval, pass_at_k};
 use arrow::array::{
@@ -41,7 +44,7 @@ pub(super) struct Training {
     pub behaviors: BehaviorMeans,
 }
 
-/// Means per response, counted in what was thought.
+/// Means per response, counted in what was thought. Attempts and statements are those of puzzles; of questions they are 0.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct BehaviorMeans {
     /// In the order of [`Behavior::ALL`].
@@ -79,20 +82,42 @@ pub(super) struct Judged<'a> {
     pub reading: Reading,
 }
 
-/// Puts together what a step's responses said and earned, and reads their thoughts.
-pub(super) fn judged<'a>(
-    prompts: &'a [Prompt],
-    rollouts: &'a [Rollout],
-    texts: &'a [String],
-    outcomes: &'a [Outcome],
-) -> Vec<Judged<'a>> {
-    let rows = rollouts.iter().zip(texts).zip(outcomes);
-    rows.map(|((rollout, text), outcome)| {
-        let prompt = &prompts[rollout.prompt];
-        let reading = counter::read(&prompt.puzzle, counter::thought(text));
-        Judged { prompt, rollout, text, outcome, reading }
-    })
-    .collect()
+/// Who reads what was thought: for puzzles the counter, which follows the calculation; for questions the cue judge, which knows English phrases and
+/// nothing of what is asked.
+#[derive(Default)]
+pub(super) struct Readers {
+    cues: Option<CueJudge>,
+}
+
+impl Readers {
+    /// Puts together what a step's responses said and earned, and reads their thoughts.
+    pub(super) fn judged<'a>(
+        &mut self,
+        prompts: &'a [Prompt],
+        rollouts: &'a [Rollout],
+        texts: &'a [String],
+        outcomes: &'a [Outcome],
+    ) -> anyhow::Result<Vec<Judged<'a>>> {
+        let rows = rollouts.iter().zip(texts).zip(outcomes);
+        rows.map(|((rollout, text), outcome)| {
+            let prompt = &prompts[rollout.prompt];
+            let thought = counter::thought(text);
+            let reading = match &prompt.problem {
+                Problem::Countdown(puzzle) => counter::read(puzzle, thought),
+                Problem::Question { .. } => self.cues(thought)?,
+            };
+            Ok(Judged { prompt, rollout, text, outcome, reading })
+        })
+        .collect()
+    }
+
+    fn cues(&mut self, thought: &str) -> anyhow::Result<Reading> {
+        let judge = self.cues.get_or_insert_with(|| CueJudge::new(&Lexicon::embedded()));
+        let labels = judge.judge(&[thought])?.pop();
+        // Of a thought without a word there is nothing to judge.
+        let counts = labels.and_then(Result::ok).map(|labels| labels.marks.map(|mark| mark.count)).unwrap_or_default();
+        Ok(Reading { counts, ..Reading::default() })
+    }
 }
 
 pub(super) fn verdicts(judged: &[Judged<'_>]) -> BTreeMap<String, f64> {
@@ -150,8 +175,22 @@ pub(super) fn write_rollouts(
     let DataType::List(element) = schema.field_with_name("numbers")?.data_type() else {
         anyhow::bail!("`numbers` is no list")
     };
-    let numbers = judged.iter().flat_map(|one| one.prompt.puzzle.numbers()).map(|&number| number as i32);
-    let offsets = OffsetBuffer::from_lengths(judged.iter().map(|one| one.prompt.puzzle.numbers().len()));
+    let puzzle = |one: &Judged<'_>| match one.prompt.problem {
+        Problem::Countdown(puzzle) => Some(puzzle),
+        Problem::Question { .. } => None,
+    };
+    let puzzles: Vec<Option<Puzzle>> = judged.iter().map(puzzle).collect();
+    let listed = |puzzle: &Option<Puzzle>| puzzle.map(|puzzle| puzzle.numbers().to_vec()).unwrap_or_default();
+    let numbers = puzzles.iter().flat_map(listed).map(|number| number as i32);
+    let offsets = OffsetBuffer::from_lengths(puzzles.iter().map(|puzzle| listed(puzzle).len()));
+    let answers = judged.iter().map(|one| match &one.prompt.problem {
+        Problem::Countdown(_) => None,
+        Problem::Question { answer } => Some(answer),
+    });
+    let of_puzzles = |value: &dyn Fn(&Reading) -> u32| -> ArrayRef {
+        let values = judged.iter().zip(&puzzles);
+        Arc::new(values.map(|(one, puzzle)| puzzle.map(|_| value(&one.reading) as i32)).collect::<Int32Array>())
+    };
     let numbers: ArrayRef = Arc::new(Int32Array::from_iter_values(numbers));
     let whole = |value: &dyn Fn(&Judged<'_>) -> usize| -> ArrayRef {
         Arc::new(Int32Array::from_iter_values(judged.iter().map(|one| value(one) as i32)))
@@ -166,7 +205,8 @@ pub(super) fn write_rollouts(
         Arc::new(StringArray::from_iter_values(judged.iter().map(|one| &one.prompt.text))),
         Arc::new(StringArray::from_iter_values(judged.iter().map(|one| one.text))),
         Arc::new(ListArray::try_new(Arc::clone(element), offsets, numbers, None)?),
-        whole(&|one| one.prompt.puzzle.target() as usize),
+        Arc::new(puzzles.iter().map(|puzzle| puzzle.map(|puzzle| puzzle.target() as i32)).collect::<Int32Array>()),
+        Arc::new(answers.collect::<StringArray>()),
         Arc::new(verdicts),
         Arc::new(judged.iter().map(|one| Some(one.outcome.is_solved)).collect::<BooleanArray>()),
         Arc::new(Float64Array::from_iter_values(judged.iter().map(|one| one.outcome.reward))),
@@ -175,9 +215,9 @@ pub(super) fn write_rollouts(
     ];
     columns.extend(Behavior::ALL.map(|behavior| whole(&move |one| one.reading.counts[behavior.index()] as usize)));
     columns.extend([
-        whole(&|one| one.reading.n_attempts as usize),
-        whole(&|one| one.reading.n_statements as usize),
-        whole(&|one| one.reading.n_false as usize),
+        of_puzzles(&|reading| reading.n_attempts),
+        of_puzzles(&|reading| reading.n_statements),
+        of_puzzles(&|reading| reading.n_false),
         Arc::new(Float64Array::from_iter_values(judged.iter().map(log_probs))) as ArrayRef,
         Arc::new(Float32Array::from_iter_values(judged.iter().map(lowest))),
     ]);

@@ -46,7 +46,7 @@ pub(super) fn traces(made: &[(TraceRecord, usize)]) -> anyhow::Result<RecordBatc
 }
 
 /// Puzzles in the columns of [`schema::verl`]; `first` is the first one's number in its file.
-pub(super) fn prompts(
+pub(in crate::stages) fn prompts(
     puzzles: &[Puzzle],
     query: &QueryTemplate,
     split: &str,
