@@ -29,7 +29,7 @@ pub struct Decoder {
     packed_head: OnceLock<PackedMatrix<f32>>,
     rope_frequencies: Vec<f32>,
     precision: Precision,
-    meter: Meter,
+    pub(super) meter: Meter,
 }
 
 /// A decoder's layers.
@@ -132,6 +132,14 @@ impl Decoder {
     /// Measures from now on what [`Decoder::hidden`] and the logits take.
     pub fn set_meter(&mut self, meter: Meter) {
         self.meter = meter;
+    }
+
+    /// What all layers' weights take in memory; `None` where they are read anew for every batch.
+    pub(super) fn weight_bytes(&self) -> Option<u64> {
+        match &self.layers {
+            Layers::Widened(layers) => Some(layers.len() as u64 * self.config.layer_size() * self.precision.bytes()),
+            Layers::Kept(_) => None,
+        }
     }
 
     /// The final hidden states, normed, of some rows of a packed batch: `(rows.len(), H)`.

@@ -1,8 +1,11 @@
 //! Many sequences decoded side by side: prompts in, sampled tokens with their log-probabilities out.
 //!
 //! Every step takes all live sequences through the decoder as one batch: a new one with its whole prompt, the others
-//! with the token drawn last. A sequence that ends makes room for the next request. What is drawn for a request depends
-//! on its prompt and its seed, and on nothing else in the batch.
+//! with the token drawn last. A sequence that ends makes room for the next request. Where there are enough sequences,
+//! every thread decodes some of them by itself, see [`lanes`]. What is drawn for a request depends on its prompt and its
+//! seed, and on nothing else in the batch.
+
+mod lanes;
 
 use super::cache::KvCache;
 use super::decoder::Decoder;
@@ -14,6 +17,7 @@ use crate::error::{Exit, Failure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
+use std::sync::{Mutex, PoisonError};
 
 /// A prompt to continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +82,11 @@ pub struct Generation {
 #[error("{0}")]
 pub struct Ungenerated(pub String);
 
+/// A request's index, the request, and how many tokens it may get.
+type Waiting<'a> = (usize, &'a Request, usize);
+
+type Answer = Result<Generation, Ungenerated>;
+
 impl Decoder {
     /// Continues every request; the answers are in the order of `requests`, one each.
     ///
@@ -101,21 +110,40 @@ impl Decoder {
                 Err(why) => answers[index] = Err(why),
             }
         }
+        let lanes = self.lanes(&waiting, limits);
+        self.meter.share(lanes.count);
+        let waiting = Mutex::new(waiting);
+        let done = lanes.run(|limits| self.lane(&waiting, rule, endings, limits));
+        self.meter.share(1);
+        for (index, answer) in done? {
+            answers[index] = answer;
+        }
+        Ok(answers)
+    }
+
+    /// Decodes what is waiting, until nothing is: answers with their requests' indices.
+    fn lane<'a>(
+        &self,
+        waiting: &Mutex<Vec<Waiting<'a>>>,
+        rule: SamplingRule,
+        endings: Endings<'a>,
+        limits: BatchLimits,
+    ) -> anyhow::Result<Vec<(usize, Answer)>> {
+        let mut answers = Vec::new();
         let mut live: Vec<Sequence<'_>> = Vec::new();
         loop {
-            self.admit(&mut waiting, &mut live, rule, endings, limits);
+            self.admit(&mut waiting.lock().unwrap_or_else(PoisonError::into_inner), &mut live, rule, endings, limits);
             if live.is_empty() {
-                break;
+                return Ok(answers);
             }
             self.step(&mut live, endings.tokens)?;
             for mut sequence in live.extract_if(.., |sequence| sequence.outcome.is_some()) {
                 let request = sequence.request;
                 if let Some(outcome) = sequence.outcome.take() {
-                    answers[request] = sequence.answer(outcome)?;
+                    answers.push((request, sequence.answer(outcome)?));
                 }
             }
         }
-        Ok(answers)
     }
 
     /// How many tokens a request may get.
@@ -133,7 +161,7 @@ impl Decoder {
     /// Moves requests from the end of `waiting` into the batch, as far as the limits allow.
     fn admit<'a>(
         &self,
-        waiting: &mut Vec<(usize, &'a Request, usize)>,
+        waiting: &mut Vec<Waiting<'a>>,
         live: &mut Vec<Sequence<'a>>,
         rule: SamplingRule,
         endings: Endings<'a>,

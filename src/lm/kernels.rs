@@ -6,6 +6,7 @@
 
 pub(super) mod attention;
 mod convert;
+mod decoding;
 pub(super) mod int8;
 pub(crate) mod matrix;
 pub(super) mod pages;

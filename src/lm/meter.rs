@@ -55,7 +55,7 @@ impl Measured for Part {
 /// what they measure.
 #[derive(Debug)]
 pub struct Meter<P = Part> {
-    sums: Option<Arc<[Sum]>>,
+    sums: Option<Arc<Sums>>,
     parts: PhantomData<P>,
 }
 
@@ -71,6 +71,13 @@ impl<P> Default for Meter<P> {
     }
 }
 
+#[derive(Debug)]
+struct Sums {
+    parts: Vec<Sum>,
+    /// How many callers measure at once, each its own share of the work.
+    callers: AtomicU64,
+}
+
 #[derive(Debug, Default)]
 struct Sum {
     nanoseconds: AtomicU64,
@@ -80,7 +87,15 @@ struct Sum {
 impl<P: Measured> Meter<P> {
     /// A meter that measures; the default one does not.
     pub fn running() -> Self {
-        Self { sums: Some((0..P::COUNT).map(|_| Sum::default()).collect()), parts: PhantomData }
+        let parts = (0..P::COUNT).map(|_| Sum::default()).collect();
+        Self { sums: Some(Arc::new(Sums { parts, callers: AtomicU64::new(1) })), parts: PhantomData }
+    }
+
+    /// From now on so many callers measure at once: each one's time counts for that part of it.
+    pub(super) fn share(&self, callers: usize) {
+        if let Some(sums) = &self.sums {
+            sums.callers.store(callers as u64, Ordering::Relaxed);
+        }
     }
 
     /// Times `work`, done on the calling thread or waited for by it.
@@ -88,7 +103,8 @@ impl<P: Measured> Meter<P> {
         let Some(sums) = &self.sums else { return work() };
         let started = Instant::now();
         let done = work();
-        sums[part.index()].nanoseconds.fetch_add(nanoseconds(started), Ordering::Relaxed);
+        let share = nanoseconds(started) / sums.callers.load(Ordering::Relaxed);
+        sums.parts[part.index()].nanoseconds.fetch_add(share, Ordering::Relaxed);
         done
     }
 
@@ -102,7 +118,7 @@ impl<P: Measured> Meter<P> {
     #[cfg(any(feature = "cuda", test))]
     pub(super) fn add(&self, part: P, time: Duration) {
         if let Some(sums) = &self.sums {
-            sums[part.index()].nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+            sums.parts[part.index()].nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
         }
     }
 
@@ -114,14 +130,14 @@ impl<P: Measured> Meter<P> {
     /// Counts floating-point operations, a multiplication and its addition being two.
     pub(crate) fn count(&self, part: P, operations: impl FnOnce() -> u64) {
         if let Some(sums) = &self.sums {
-            sums[part.index()].operations.fetch_add(operations(), Ordering::Relaxed);
+            sums.parts[part.index()].operations.fetch_add(operations(), Ordering::Relaxed);
         }
     }
 
     /// Seconds and floating-point operations of a part so far; zeros if the meter is off.
     pub fn read(&self, part: P) -> (f64, f64) {
         let Some(sums) = &self.sums else { return (0.0, 0.0) };
-        let Sum { nanoseconds, operations } = &sums[part.index()];
+        let Sum { nanoseconds, operations } = &sums.parts[part.index()];
         (nanoseconds.load(Ordering::Relaxed) as i64 as f64 / 1e9, operations.load(Ordering::Relaxed) as f64)
     }
 }
@@ -139,10 +155,11 @@ impl<P: Measured> Within<'_, P> {
         let Some(sums) = &self.meter.sums else { return work() };
         let started = Instant::now();
         let done = work();
-        let share = nanoseconds(started) / rayon::current_num_threads() as u64;
-        sums[part.index()].nanoseconds.fetch_add(share, Ordering::Relaxed);
+        let threads = rayon::current_num_threads() as u64 * sums.callers.load(Ordering::Relaxed);
+        let share = nanoseconds(started) / threads;
+        sums.parts[part.index()].nanoseconds.fetch_add(share, Ordering::Relaxed);
         // Below zero for a moment; the caller's own time of the whole makes up for it.
-        sums[self.whole.index()].nanoseconds.fetch_sub(share, Ordering::Relaxed);
+        sums.parts[self.whole.index()].nanoseconds.fetch_sub(share, Ordering::Relaxed);
         done
     }
 }

@@ -6,6 +6,7 @@
 
 use super::super::ops::Heads;
 use super::super::packed::Packed;
+use super::decoding::RowScratch;
 use super::matrix::Lines;
 use super::pages::KeyValuePages;
 use super::tile::{COLUMNS, Float, Left, ROWS, Right, Start, multiply_panel};
@@ -36,9 +37,9 @@ const LANES: usize = 16;
 const BLOCK: usize = 32;
 
 /// Consecutive query rows of one segment.
-struct Block {
+pub(super) struct Block {
     segment: usize,
-    rows: Range<usize>,
+    pub rows: Range<usize>,
 }
 
 /// A run of keys that a block sees: consecutive panels of one segment.
@@ -67,6 +68,7 @@ struct Scratch<E> {
     queries: Vec<E>,
     scores: Vec<f32>,
     weights: Vec<E>,
+    row: RowScratch<E>,
 }
 
 impl Attention<'_> {
@@ -144,6 +146,9 @@ impl Attention<'_> {
         scratch: &mut Scratch<E>,
         out: &mut [f32],
     ) {
+        if self.is_one_row(block) {
+            return self.one_row(block, keys, panels, &mut scratch.row, out);
+        }
         for shared in 0..self.heads.kv {
             self.block(block, shared, keys, panels, scratch, out);
         }
@@ -318,7 +323,7 @@ impl Attention<'_> {
     }
 
     /// Sets the scores of the keys that one row does not see to negative infinity.
-    fn hide(&self, row: usize, keys: &[Keys], scores: &mut [f32]) {
+    pub(super) fn hide(&self, row: usize, keys: &[Keys], scores: &mut [f32]) {
         let position = self.position(row);
         let oldest = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
         let mut rest = scores;

@@ -1,7 +1,7 @@
 //! Matrix products with packed weights, with what comes before (RMSNorm) and after (bias, residual, SwiGLU) fused in.
 
 use super::super::meter::{Meter, Part, Within};
-use super::tile::{COLUMNS, Element, ROWS, Scales, Start, multiply};
+use super::tile::{COLUMNS, Element, ROWS, Scales, Start, multiply, rows_of_tile};
 use super::vector;
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -201,14 +201,17 @@ impl<E: Element> PackedMatrix<E> {
         let (outputs, stride) = (self.outputs(), self.stride());
         let groups = stride / E::GROUP;
         let rows = a.len() / stride;
-        let mut sums = [0.0; ROWS * COLUMNS];
+        let mut sums = [0.0; rows_of_tile(1) * COLUMNS];
         for index in range.clone() {
             let panel = &self.panels[index * stride * COLUMNS..][..stride * COLUMNS];
             let first = index * outputs;
-            let whole = !self.interleaved && first + COLUMNS <= self.width;
+            // Floats' last panel may be narrow; its padding is not multiplied then.
+            let whole = !self.interleaved && (E::FLOAT || first + COLUMNS <= self.width);
+            let columns = if whole { COLUMNS.min(self.width - first) } else { COLUMNS };
+            let tile_rows = rows_of_tile(columns);
             let bias = self.bias.as_ref().map(|bias| Start { from: &bias[index * COLUMNS..][..COLUMNS], stride: 0 });
-            for row in (0..rows).step_by(ROWS) {
-                let count = ROWS.min(rows - row);
+            for row in (0..rows).step_by(tile_rows) {
+                let count = tile_rows.min(rows - row);
                 let a = &a[row * stride..];
                 let scales = Scales {
                     rows: &row_scales[row..],
@@ -220,16 +223,16 @@ impl<E: Element> PackedMatrix<E> {
                     // The sums start from what is added and go where they belong.
                     (true, None, Some(added)) => {
                         let start = Start { from: &added[from..], stride: self.width };
-                        multiply(a, stride, count, panel, groups, start, &mut out[at..], out_width, scales);
+                        multiply(a, stride, count, panel, groups, columns, start, &mut out[at..], out_width, scales);
                     }
                     (true, bias, None) => {
                         let start = bias.unwrap_or(Start::ZERO);
-                        multiply(a, stride, count, panel, groups, start, &mut out[at..], out_width, scales);
+                        multiply(a, stride, count, panel, groups, columns, start, &mut out[at..], out_width, scales);
                     }
                     // Everything else goes through a tile's worth of memory.
                     _ => {
                         let start = bias.unwrap_or(Start::ZERO);
-                        multiply(a, stride, count, panel, groups, start, &mut sums, COLUMNS, scales);
+                        multiply(a, stride, count, panel, groups, columns, start, &mut sums, COLUMNS, scales);
                         let width = outputs.min(self.width - first);
                         for (row, sums) in sums.chunks_exact(COLUMNS).take(count).enumerate() {
                             let out = &mut out[at + row * out_width..][..width];
@@ -321,13 +324,16 @@ const NEAR: usize = 1 << 20;
 /// full task of them, and reading so many bytes of weights on every thread would cost more than sharing does.
 fn by_columns(rows: usize, bytes: usize) -> bool {
     let threads = rayon::current_num_threads();
-    rows < ROWS * threads || rows < MOST * threads && bytes > NEAR
+    threads > 1 && (rows < ROWS * threads || rows < MOST * threads && bytes > NEAR)
 }
 
 /// How many rows one parallel task takes: enough to reuse a panel while it is in cache, few enough that every thread has
-/// several tasks.
+/// several tasks. One thread alone need not share.
 pub(super) fn rows_per_task(rows: usize) -> usize {
-    (rows / (4 * rayon::current_num_threads())).clamp(1, MOST).next_multiple_of(ROWS)
+    match rayon::current_num_threads() {
+        1 => MOST,
+        threads => (rows / (4 * threads)).clamp(1, MOST).next_multiple_of(ROWS),
+    }
 }
 
 /// Numbers that begin on a cache line, so that no vector load straddles two.

@@ -40,6 +40,7 @@ impl<E: Float> KeyValuePages<E> {
             self.len += 1;
             let Some(page) = self.pages.last_mut() else { continue };
             let (keys, values) = page.split_at_mut(kv * key_size);
+            keys.chunks_exact(key_size).for_each(|panel| fetch(panel, column));
             for (shared, panel) in keys.chunks_exact_mut(key_size).enumerate() {
                 attention.head(row, query + shared, 1.0, &mut key);
                 put_key(panel, column, &key);
@@ -75,6 +76,19 @@ impl<E: Float> KeyValues<E> for KeyValuePages<E> {
         let start = kv * key_len::<E>(dim) + shared * value_len(dim) + slice * COLUMNS * COLUMNS;
         &self.pages[panel][start..][..COLUMNS * slice_width(dim, slice)]
     }
+}
+
+/// Asks for the cache lines that a column of a panel lies in, one for each group of the inner dimension: waiting for one
+/// after the other would be most of the work of writing a key.
+fn fetch<E: Float>(panel: &[E], column: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for group in panel.chunks_exact(COLUMNS * E::GROUP) {
+        let line = group[column * E::GROUP..].as_ptr().cast();
+        // SAFETY: asking for a line changes nothing, and every processor of this kind can.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (panel, column);
 }
 
 /// Elements of one head's keys in a page.

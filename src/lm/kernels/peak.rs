@@ -21,7 +21,7 @@ pub(in crate::lm) fn peak<E: Element>() -> f64 {
         let mut round = || {
             let started = Instant::now();
             for _ in 0..TILES {
-                multiply(&a, depth, ROWS, &panel, GROUPS, Start::ZERO, &mut sums, COLUMNS, scales);
+                multiply(&a, depth, ROWS, &panel, GROUPS, COLUMNS, Start::ZERO, &mut sums, COLUMNS, scales);
                 std::hint::black_box(&mut sums);
             }
             started.elapsed().as_secs_f64()

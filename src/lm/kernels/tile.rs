@@ -9,6 +9,8 @@ use super::convert;
 
 /// Columns of a panel of B.
 pub(crate) const COLUMNS: usize = 64;
+/// Rows that [`multiply_rows`] takes at most: 4 × 64 accumulators, and each has a panel of its own.
+pub(crate) const ROWS_APART: usize = 4;
 /// Rows of A that a tile takes at most: 6 × 64 accumulators fill 24 of AVX-512's 32 registers.
 pub(crate) const ROWS: usize = 6;
 
@@ -99,6 +101,12 @@ pub(crate) trait Float: Element {
 
     /// [`Float::left`] of the transposed matrix: rows are its inner dimension.
     fn left_transposed<'a>(rows: &'a [f32], width: usize, buffer: &'a mut Vec<Self>) -> Left<'a, Self>;
+
+    /// What [`multiply_rows`] does; the tile's own `b` is the first of `panels`.
+    ///
+    /// # Safety
+    /// As [`Element::multiply`] for each of the tile's rows, 1 to [`ROWS_APART`], with the panel of the same index.
+    unsafe fn multiply_rows(tile: Tile<Self>, panels: &[*const Self; ROWS_APART]);
 }
 
 /// A bfloat16: the upper half of an f32.
@@ -118,7 +126,8 @@ impl Start<'_> {
 }
 
 /// `out = start + A B` for `rows` rows (1 to [`ROWS`]) of `a`, row-major and `stride` apart, and one panel of B, `groups * GROUP`
-/// deep, both being what `scales` makes of them. Writes 64 numbers of each row of `out`, which are `out_stride` apart.
+/// deep, both being what `scales` makes of them. Writes `columns` numbers of each row of `out`, which are `out_stride` apart:
+/// 64, or fewer where elements are floats, and then up to [`rows_of_tile`] rows at once.
 ///
 /// # Panics
 /// When a slice is shorter than that.
@@ -129,16 +138,18 @@ pub(crate) fn multiply<E: Element>(
     rows: usize,
     panel: &[E],
     groups: usize,
+    columns: usize,
     start: Start<'_>,
     out: &mut [f32],
     out_stride: usize,
     scales: Scales<'_>,
 ) {
-    assert!((1..=ROWS).contains(&rows), "a tile of {rows} rows");
+    assert!(columns == COLUMNS || E::FLOAT && (1..COLUMNS).contains(&columns), "a panel of {columns} columns");
+    assert!((1..=rows_of_tile(columns)).contains(&rows), "a tile of {rows} rows");
     assert!(a.len() >= (rows - 1) * stride + groups * E::GROUP, "rows of A outside their slice");
     assert!(panel.len() >= groups * COLUMNS * E::GROUP, "a panel shorter than the inner dimension");
-    assert!(start.from.len() >= (rows - 1) * start.stride + COLUMNS, "sums start outside their slice");
-    assert!(out.len() >= (rows - 1) * out_stride + COLUMNS, "sums end outside their slice");
+    assert!(start.from.len() >= (rows - 1) * start.stride + columns, "sums start outside their slice");
+    assert!(out.len() >= (rows - 1) * out_stride + columns, "sums end outside their slice");
     let scaled = [scales.columns.len(), scales.offsets.len()].into_iter().all(|len| len >= COLUMNS);
     assert!(E::FLOAT || scaled && scales.rows.len() >= rows, "scales are missing");
     let tile = Tile {
@@ -149,7 +160,7 @@ pub(crate) fn multiply<E: Element>(
         b: panel.as_ptr(),
         b_group: COLUMNS * E::GROUP,
         groups,
-        columns: COLUMNS,
+        columns,
         start: start.from.as_ptr(),
         start_stride: start.stride,
         out: out.as_mut_ptr(),
@@ -161,7 +172,7 @@ pub(crate) fn multiply<E: Element>(
 }
 
 /// Rows of A that a tile of so many columns takes at most: about 24 accumulators.
-pub(crate) fn rows_of_tile(columns: usize) -> usize {
+pub(crate) const fn rows_of_tile(columns: usize) -> usize {
     match columns.div_ceil(16) {
         4 => ROWS,
         3 => 8,
@@ -238,6 +249,57 @@ pub(crate) fn multiply_panel<E: Float>(
     unsafe { E::multiply(tile, Scales::NONE) }
 }
 
+/// `out[r] = a[r] B[r]`, or `out[r] += a[r] B[r]` with `add`, for one row and one panel each: the panels are of one shape and
+/// begin at `panels`, of which `b` tells the groups and columns. Rows of A are `row` elements apart, those of `out`
+/// `out_stride`. Each sum is the chain of multiply-adds that [`multiply_panel`] makes.
+///
+/// One row alone waits for its own sums most of the time; several at once fill each other's gaps.
+///
+/// # Panics
+/// When a slice is shorter than that, or there are more than [`ROWS_APART`] rows.
+#[inline]
+pub(crate) fn multiply_rows<E: Float>(
+    a: Left<'_, E>,
+    panels: &[&[E]],
+    b: Right<'_, E>,
+    add: bool,
+    out: &mut [f32],
+    out_stride: usize,
+) {
+    let rows = panels.len();
+    assert!((1..=ROWS_APART).contains(&rows), "{rows} rows at once");
+    assert!((1..=COLUMNS).contains(&b.columns), "a panel of {} columns", b.columns);
+    assert!(a.group == E::GROUP, "A is row-major");
+    assert!(a.values.len() >= (rows - 1) * a.row + b.groups * E::GROUP, "rows of A outside their slice");
+    let reach = b.groups.saturating_sub(1) * b.group + b.columns.next_multiple_of(16) * E::GROUP;
+    assert!(
+        b.groups == 0 || panels.iter().all(|panel| panel.len() >= reach),
+        "a panel shorter than the inner dimension"
+    );
+    assert!(out.len() >= (rows - 1) * out_stride + b.columns, "sums end outside their slice");
+    let mut begins = [std::ptr::null(); ROWS_APART];
+    for (begin, panel) in begins.iter_mut().zip(panels) {
+        *begin = panel.as_ptr();
+    }
+    let (start, start_stride) = if add { (out.as_ptr(), out_stride) } else { (Start::ZERO.from.as_ptr(), 0) };
+    let tile = Tile {
+        a: a.values.as_ptr(),
+        a_row: a.row,
+        a_group: E::GROUP,
+        rows,
+        b: begins[0],
+        b_group: b.group,
+        groups: b.groups,
+        columns: b.columns,
+        start,
+        start_stride,
+        out: out.as_mut_ptr(),
+        out_stride,
+    };
+    // SAFETY: the lengths were checked above; a row's start is read before it is written.
+    unsafe { E::multiply_rows(tile, &begins) }
+}
+
 /// Calls a function that takes the shape of a tile as constants: rows, registers of columns, whether A is transposed.
 macro_rules! by_shape {
     ($f:path, $tile:expr, $group:expr) => {{
@@ -257,6 +319,30 @@ macro_rules! by_shape {
         match $tile.rows {
             $($rows => $f::<$rows, $v, $t>($tile),)*
             _ => $f::<$most, $v, $t>($tile),
+        }
+    };
+}
+
+/// Calls a function that takes the shape of a tile whose rows have panels of their own as constants: rows, registers of
+/// columns.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_rows_apart {
+    ($f:path, $tile:expr, $panels:expr) => {{
+        use $f as f;
+        let (tile, panels) = ($tile, $panels);
+        match tile.columns.div_ceil(16) {
+            4 => by_rows_apart!(f, tile, panels, 4),
+            3 => by_rows_apart!(f, tile, panels, 3),
+            2 => by_rows_apart!(f, tile, panels, 2),
+            _ => by_rows_apart!(f, tile, panels, 1),
+        }
+    }};
+    ($f:ident, $tile:ident, $panels:ident, $v:literal) => {
+        match $tile.rows {
+            1 => $f::<1, $v>($tile, $panels),
+            2 => $f::<2, $v>($tile, $panels),
+            3 => $f::<3, $v>($tile, $panels),
+            _ => $f::<ROWS_APART, $v>($tile, $panels),
         }
     };
 }
@@ -314,6 +400,16 @@ impl Float for f32 {
 
     fn left_transposed<'a>(rows: &'a [f32], width: usize, _buffer: &'a mut Vec<Self>) -> Left<'a, Self> {
         Left { values: rows, row: 1, group: width }
+    }
+
+    unsafe fn multiply_rows(tile: Tile<Self>, panels: &[*const Self; ROWS_APART]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the caller's, and the feature was detected.
+            return unsafe { by_rows_apart!(x86::multiply_rows_f32, tile, panels) };
+        }
+        // SAFETY: the caller's.
+        unsafe { each_row(tile, panels) }
     }
 }
 
@@ -380,6 +476,37 @@ impl Float for Bf16 {
         }
         Left { values: buffer, row: 2, group: 2 * width }
     }
+
+    unsafe fn multiply_rows(tile: Tile<Self>, panels: &[*const Self; ROWS_APART]) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller's; `available` asked for the features.
+        unsafe {
+            by_rows_apart!(x86::multiply_rows_bf16, tile, panels);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (tile, panels);
+    }
+}
+
+/// What [`multiply_rows`] does, one row after another.
+///
+/// # Safety
+/// As [`Float::multiply_rows`].
+unsafe fn each_row(tile: Tile<f32>, panels: &[*const f32; ROWS_APART]) {
+    for (row, panel) in panels.iter().enumerate().take(tile.rows) {
+        // SAFETY: a row of the tile, and its panel.
+        unsafe {
+            let one = Tile {
+                a: tile.a.add(row * tile.a_row),
+                rows: 1,
+                b: *panel,
+                start: tile.start.add(row * tile.start_stride),
+                out: tile.out.add(row * tile.out_stride),
+                ..tile
+            };
+            f32::multiply(one, Scales::NONE);
+        }
+    }
 }
 
 /// # Safety
@@ -439,124 +566,4 @@ unsafe fn strip<const R: usize, const FUSED: bool>(tile: Tile<f32>, row: usize, 
 mod x86;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Small whole numbers, which bf16 and sums of their products hold exactly.
-    fn whole(i: usize) -> f32 {
-        (i * 7919 % 15) as f32 - 7.0
-    }
-
-    fn check<E: Element>(rows: usize, depth: usize, stride: usize) {
-        if !E::available() {
-            return;
-        }
-        let a: Vec<E> = (0..rows * stride).map(|i| E::from_f32(whole(i))).collect();
-        let mut panel = vec![E::default(); depth * COLUMNS];
-        for k in 0..depth {
-            for column in 0..COLUMNS {
-                let at = (k / E::GROUP * COLUMNS + column) * E::GROUP + k % E::GROUP;
-                panel[at] = E::from_f32(whole(k * 31 + column));
-            }
-        }
-        let start: Vec<f32> = (0..rows * 70).map(whole).collect();
-        let mut out = vec![0.25; (rows - 1) * 80 + COLUMNS + 1];
-        multiply(
-            &a,
-            stride,
-            rows,
-            &panel,
-            depth / E::GROUP,
-            Start { from: &start, stride: 70 },
-            &mut out,
-            80,
-            Scales::NONE,
-        );
-        for (row, sums) in out.chunks(80).enumerate() {
-            for (column, sum) in sums.iter().enumerate() {
-                let product = |k: usize| whole(row * stride + k) * whole(k * 31 + column);
-                let expect = match column {
-                    0..COLUMNS => whole(row * 70 + column) + (0..depth).map(product).sum::<f32>(),
-                    // What lies between the rows stays as it was.
-                    _ => 0.25,
-                };
-                assert_eq!(*sum, expect, "row {row} column {column}");
-            }
-        }
-    }
-
-    #[test]
-    fn every_number_of_rows_multiplies_exactly() {
-        for rows in 1..=ROWS {
-            check::<f32>(rows, 34, 40);
-            check::<Bf16>(rows, 34, 40);
-            check::<f32>(rows, 2, 2);
-            check::<Bf16>(rows, 2, 2);
-        }
-    }
-
-    /// `out += A B` with A transposed, on a narrow panel.
-    fn check_narrow<E: Float>(rows: usize, columns: usize) {
-        if !E::available() {
-            return;
-        }
-        let (depth, wide, stride) = (10, columns.next_multiple_of(16), columns + 3);
-        let mut a = vec![E::default(); depth * rows];
-        let mut b = vec![E::default(); depth * wide];
-        for k in 0..depth {
-            let at = |width: usize, i: usize| (k / E::GROUP * width + i) * E::GROUP + k % E::GROUP;
-            (0..rows).for_each(|r| a[at(rows, r)] = E::from_f32(whole(k * 31 + r)));
-            (0..columns).for_each(|c| b[at(wide, c)] = E::from_f32(whole(k * 17 + c)));
-        }
-        let left = Left { values: &a, row: E::GROUP, group: rows * E::GROUP };
-        let right = Right { values: &b, group: wide * E::GROUP, groups: depth / E::GROUP, columns };
-        let mut out = vec![0.5; (rows - 1) * stride + columns];
-        multiply_panel(left, rows, right, None, &mut out, stride);
-        for (i, found) in out.iter().enumerate() {
-            let (r, c) = (i / stride, i % stride);
-            let sum: f32 = (0..depth).map(|k| whole(k * 31 + r) * whole(k * 17 + c)).sum();
-            assert_eq!(*found, 0.5 + if c < columns { sum } else { 0.0 }, "{rows} rows, {columns} columns: {r} {c}");
-        }
-    }
-
-    #[test]
-    fn narrow_and_transposed_tiles_multiply_exactly() {
-        for columns in [1, 15, 16, 24, 32, 33, 48, 50, 64] {
-            for rows in 1..=rows_of_tile(columns) {
-                check_narrow::<f32>(rows, columns);
-                check_narrow::<Bf16>(rows, columns);
-            }
-        }
-    }
-
-    #[test]
-    fn the_portable_tile_equals_the_fast_one() {
-        let a: Vec<f32> = (0..6 * 30).map(whole).collect();
-        let b: Vec<f32> = (0..30 * COLUMNS).map(whole).collect();
-        let (mut fast, mut portable) = ([0.0; 6 * COLUMNS], [0.0; 6 * COLUMNS]);
-        multiply(&a, 30, 6, &b, 30, Start::ZERO, &mut fast, COLUMNS, Scales::NONE);
-        let tile = Tile {
-            a: a.as_ptr(),
-            a_row: 30,
-            a_group: 1,
-            rows: 6,
-            b: b.as_ptr(),
-            b_group: COLUMNS,
-            groups: 30,
-            columns: COLUMNS,
-            start: Start::ZERO.from.as_ptr(),
-            start_stride: 0,
-            out: portable.as_mut_ptr(),
-            out_stride: COLUMNS,
-        };
-        // SAFETY: six rows of 30, 30 rows of a panel, and six rows of sums.
-        unsafe { multiply_portable::<false>(tile) };
-        assert_eq!(fast, portable);
-    }
-
-    #[test]
-    #[should_panic(expected = "a panel shorter")]
-    fn a_short_panel_is_caught() {
-        multiply(&[1f32; 8], 8, 1, &[1f32; 64], 2, Start::ZERO, &mut [0.0; COLUMNS], COLUMNS, Scales::NONE);
-    }
-}
+mod tests;

@@ -138,11 +138,14 @@ vectorised! {
         for i in 0..rest.len() {
             lanes[i] = if rest[i] > lanes[i] { rest[i] } else { lanes[i] };
         }
-        let mut highest = f32::NEG_INFINITY;
-        for lane in lanes {
-            highest = if lane > highest { lane } else { highest };
+        let mut width = LANES;
+        while width > 1 {
+            width /= 2;
+            for i in 0..width {
+                lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+            }
         }
-        highest
+        lanes[0]
     }
 
     /// Replaces every x by `exp(x - shift)` and returns the sum.

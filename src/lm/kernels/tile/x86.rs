@@ -1,6 +1,6 @@
 //! The register tile in vector instructions.
 
-use super::{Bf16, Tile};
+use super::{Bf16, ROWS_APART, Tile};
 use std::arch::x86_64::*;
 
 /// Registers of sixteen sums for each row. Plain index loops throughout: values of vector type passed to functions
@@ -95,6 +95,59 @@ pub(super) unsafe fn multiply_bf16<const R: usize, const V: usize, const TRANSPO
                 for v in 0..V {
                     let b = std::mem::transmute::<__m512i, __m512bh>(b[v]);
                     acc[r][v] = _mm512_dpbf16_ps(acc[r][v], a, b);
+                }
+            }
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe { store(&acc, tile) };
+}
+
+/// # Safety
+/// As [`super::Float::multiply_rows`], with AVX-512F; R rows, V registers of columns.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn multiply_rows_f32<const R: usize, const V: usize>(
+    tile: Tile<f32>,
+    panels: &[*const f32; ROWS_APART],
+) {
+    // SAFETY: the caller's.
+    let mut acc = unsafe { load::<_, R, V>(tile) };
+    for k in 0..tile.groups {
+        for r in 0..R {
+            // SAFETY: k < groups and r < rows, within what the caller vouches for.
+            unsafe {
+                let panel = panels[r].add(k * tile.b_group);
+                let a = _mm512_set1_ps(*tile.a.add(r * tile.a_row + k));
+                for v in 0..V {
+                    acc[r][v] = _mm512_fmadd_ps(a, _mm512_loadu_ps(panel.add(16 * v)), acc[r][v]);
+                }
+            }
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe { store(&acc, tile) };
+}
+
+/// # Safety
+/// As [`super::Float::multiply_rows`], with AVX-512F and AVX512_BF16; R rows, V registers of columns.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn multiply_rows_bf16<const R: usize, const V: usize>(
+    tile: Tile<Bf16>,
+    panels: &[*const Bf16; ROWS_APART],
+) {
+    // SAFETY: the caller's.
+    let mut acc = unsafe { load::<_, R, V>(tile) };
+    for p in 0..tile.groups {
+        for r in 0..R {
+            // SAFETY: p < groups and r < rows, within what the caller vouches for. A register of 32-bit integers and one of
+            // pairs of bfloat16 are the same 512 bits.
+            unsafe {
+                let panel = panels[r].add(p * tile.b_group).cast::<i32>();
+                let pair = tile.a.add(r * tile.a_row + 2 * p).cast::<i32>().read_unaligned();
+                let a = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair));
+                for v in 0..V {
+                    let b = _mm512_loadu_si512(panel.add(16 * v).cast());
+                    acc[r][v] = _mm512_dpbf16_ps(acc[r][v], a, std::mem::transmute::<__m512i, __m512bh>(b));
                 }
             }
         }
