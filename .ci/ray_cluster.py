@@ -35,6 +35,6 @@ print("killed a raylet", flush=True)
 # What its tasks started dies with a node; here it would live on.
 for pid in processes():
     os.kill(pid, signal.SIGKILL)
-code = driver.wait(timeout=300)
+code = driver.wait(timeout=900)
 cluster.shutdown()
 sys.exit(code)
