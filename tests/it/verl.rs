@@ -3,7 +3,7 @@
 
 use super::ppo::{RECIPE, workplace};
 use super::program::Workplace;
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use four_habits::countdown::compat;
 use four_habits::countdown::puzzle::Puzzle;
 use four_habits::countdown::verdict::{self, Reward};
