@@ -56,7 +56,7 @@ fn questions_are_trained_on_and_held_out() {
 
     // The report shows them.
     workplace.call(&["report", "run"]).expect(0);
-    let page = std::fs::read_to_string(workplace.path("run/report/report.html")).unwrap();
+    let page = std::fs::read_to_string(workplace.path("run/report.html")).unwrap();
     assert!(page.contains("the answer is"), "the page shows no question");
     workplace.call(&["inspect", "run/ppo/rollouts/step-000001.parquet", "--row", "0"]).expect(0);
 
