@@ -211,6 +211,19 @@ fn a_generation_depends_on_its_prompt_and_seed_alone() {
     }
 }
 
+#[test]
+fn threads_that_decode_by_themselves_draw_what_all_draw_together() {
+    let model = tiny("llama");
+    for precision in precisions() {
+        let decoder = decoder(model.path(), precision);
+        let requests = requests(60);
+        // Enough sequences for every thread to take its own, and too few.
+        let apart = generated(&decoder, &requests, SamplingRule::PLAIN, BatchLimits::default());
+        let few = BatchLimits { sequences: 5, ..BatchLimits::default() };
+        assert_eq!(generated(&decoder, &requests, SamplingRule::PLAIN, few), apart);
+    }
+}
+
 /// The log-probabilities are those of one forward pass over prompt and generation; greedy tokens are the likeliest.
 fn check_generation(decoder: &Decoder, request: &Request, generation: &Generation, rule: SamplingRule) {
     let Generation { tokens, logprobs, finish, .. } = generation;
