@@ -7,7 +7,7 @@
 use crate::data::sidecar;
 use crate::error::{Exit, Failure};
 use crate::plan::{Plan, Stage, Work};
-use crate::rl::statistics::{Interval, paired_bootstrap};
+use crate::rl::statistics::{Interval, mean_over_steps, paired_bootstrap};
 use crate::run::dir::RunDir;
 use crate::run::manifest::Manifest;
 use anyhow::Context;
@@ -102,8 +102,7 @@ impl Experiment {
             Failure::new(Exit::Usage, format!("no arm `{baseline}` is done"))
                 .hint(format!("arms with a finished `ppo`: {}", names.join(", ")))
         })?;
-        let lines = arms.iter().map(|(name, arm)| line(name, arm, against)).collect::<anyhow::Result<Vec<Line>>>()?;
-        Ok(Self { baseline: baseline.to_owned(), lines })
+        Self::against(baseline, against, &arms)
     }
 
     /// What there is to compare, against `empty` or else the first arm; none with fewer than two arms, or when arms were evaluated
@@ -115,8 +114,12 @@ impl Experiment {
         let arms = arms(runs)?;
         let Some((first, _)) = arms.first_key_value().filter(|_| 1 < arms.len()) else { return Ok(None) };
         let (baseline, against) = arms.get_key_value(BASELINE).unwrap_or((first, &arms[first]));
-        let lines = arms.iter().map(|(name, arm)| line(name, arm, against)).collect::<anyhow::Result<Vec<Line>>>();
-        Ok(lines.ok().map(|lines| Self { baseline: baseline.clone(), lines }))
+        Ok(Self::against(baseline, against, &arms).ok())
+    }
+
+    fn against(baseline: &str, against: &Arm, arms: &BTreeMap<String, Arm>) -> anyhow::Result<Self> {
+        let lines = arms.iter().map(|(name, arm)| line(name, arm, against)).collect::<anyhow::Result<Vec<Line>>>()?;
+        Ok(Self { baseline: baseline.to_owned(), lines })
     }
 
     /// The arms that had as many steps as the baseline.
@@ -215,16 +218,12 @@ impl Look {
 
 /// Each problem's score averaged over steps, by the trapezoidal rule; of a single look, its score.
 fn areas(looks: &[Look]) -> Vec<f64> {
-    let (Some(first), Some(last)) = (looks.first(), looks.last()) else { return Vec::new() };
-    let steps = (last.step - first.step) as f64;
-    let area = |problem: usize| {
-        let strips = looks.windows(2).map(|pair| {
-            let width = (pair[1].step - pair[0].step) as f64;
-            width * 0.5 * (pair[0].scores[problem] + pair[1].scores[problem])
-        });
-        if steps == 0.0 { last.scores[problem] } else { strips.sum::<f64>() / steps }
+    let Some(last) = looks.last() else { return Vec::new() };
+    let area = |(problem, &score): (usize, &f64)| {
+        let points: Vec<(u64, f64)> = looks.iter().map(|look| (look.step, look.scores[problem])).collect();
+        mean_over_steps(&points).unwrap_or(score)
     };
-    (0..last.scores.len()).map(area).collect()
+    last.scores.iter().enumerate().map(area).collect()
 }
 
 impl Habits {

@@ -7,6 +7,7 @@ use super::summary::manifests;
 use crate::behavior::Behavior;
 use crate::data::sidecar;
 use crate::plan::{Plan, Stage, Work};
+use crate::rl::statistics::mean_over_steps;
 use crate::run::dir::RunDir;
 use anyhow::Context;
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -115,12 +116,9 @@ fn reinforced(plan: &Plan, stage: &Stage, dir: &RunDir) -> anyhow::Result<Option
     }))
 }
 
-/// The mean of pass@1 over steps, by trapezoids.
+/// The mean of pass@1 over steps.
 fn area(looks: &[Look]) -> Option<f64> {
-    let steps = looks.last()?.step.checked_sub(looks.first()?.step).filter(|&steps| steps > 0)?;
-    let trapezoid =
-        |pair: &[Look]| (pair[1].step - pair[0].step) as f64 * (pair[0].pass_at_1 + pair[1].pass_at_1) / 2.0;
-    Some(looks.windows(2).map(trapezoid).sum::<f64>() / steps as f64)
+    mean_over_steps(&looks.iter().map(|look| (look.step, look.pass_at_1)).collect::<Vec<_>>())
 }
 
 /// `metrics.parquet`: rows of looks have pass@1, rows of training steps do not.

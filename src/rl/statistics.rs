@@ -8,6 +8,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+/// The mean over steps of a figure known at some of them, by the trapezoidal rule; `None` if they span no steps.
+pub fn mean_over_steps(points: &[(u64, f64)]) -> Option<f64> {
+    let steps = points.last()?.0.checked_sub(points.first()?.0).filter(|&steps| steps > 0)?;
+    let strip = |pair: &[(u64, f64)]| (pair[1].0 - pair[0].0) as f64 * 0.5 * (pair[0].1 + pair[1].1);
+    Some(points.windows(2).map(strip).sum::<f64>() / steps as f64)
+}
+
 /// The share of the returns' variance that the values explain: 1 for a critic that knows, 0 for one that says the mean,
 /// negative for one that misleads. `None` if the returns are all equal.
 pub fn explained_variance(values: &[f32], returns: &[f32], mask: &[bool]) -> Option<f64> {

@@ -1,7 +1,7 @@
 //! An object store on loopback that speaks S3's protocol: list, get with ranges, put with `If-None-Match: *`, multipart.
 //!
 //! Every request must be signed by [`KEY`] (in a header, whose payload hash is compared with the payload, or in a link), and
-//! nothing is replaced by a conditional put. The signature's own value is not recomputed: `moto` was asked for that.
+//! nothing is replaced by a conditional put. The signature's own value is not recomputed: it is the library's.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use crate::hub_server::sha256;
+use crate::upload_server::read_head;
 
 pub const KEY: &str = "AKIDTEST";
 pub const SECRET: &str = "s3cr3t-key-that-nobody-may-see";
@@ -274,19 +275,7 @@ fn error(status: u16, code: &str) -> Answer {
 }
 
 fn read(reader: &mut impl BufRead) -> Option<Request> {
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    let mut first = line.split(' ');
-    let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).ok()?;
-        match line.trim_end().split_once(':') {
-            Some((name, value)) => headers.insert(name.to_lowercase(), value.trim().to_owned()),
-            None => break,
-        };
-    }
+    let (method, target, headers) = read_head(reader)?;
     let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;

@@ -446,7 +446,8 @@ fn git_hash(bytes: &[u8]) -> String {
     format!("{:x}", sha1::Sha1::digest([format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat()))
 }
 
-fn read_head(reader: &mut impl BufRead) -> Option<(String, String, BTreeMap<String, String>)> {
+/// A request's method, target, and headers by names in lower case.
+pub fn read_head(reader: &mut impl BufRead) -> Option<(String, String, BTreeMap<String, String>)> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut first = line.split(' ');

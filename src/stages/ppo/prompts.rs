@@ -24,6 +24,14 @@ pub(super) struct Prompt {
     pub tokens: Arc<[u32]>,
 }
 
+impl Prompt {
+    pub(super) fn new(problem: Problem, text: String, tokenizer: &TextTokenizer) -> anyhow::Result<Self> {
+        let mut tokens = tokenizer.start().to_vec();
+        tokens.extend(tokenizer.encode(&text)?);
+        Ok(Self { problem, text, tokens: tokens.into() })
+    }
+}
+
 /// Where prompts come from.
 pub(super) enum Prompts {
     Puzzles(Box<PuzzlePrompts>),
@@ -127,9 +135,7 @@ impl PuzzlePrompts {
 
     fn prompt(&self, puzzle: Puzzle, tokenizer: &TextTokenizer) -> anyhow::Result<Prompt> {
         let text = self.query.fill(&puzzle);
-        let mut tokens = tokenizer.start().to_vec();
-        tokens.extend(tokenizer.encode(&text)?);
-        Ok(Prompt { problem: Problem::Countdown(puzzle), text, tokens: tokens.into() })
+        Prompt::new(Problem::Countdown(puzzle), text, tokenizer)
     }
 
     pub(super) fn of_step(&self, step: u64, count: usize, tokenizer: &TextTokenizer) -> anyhow::Result<Vec<Prompt>> {

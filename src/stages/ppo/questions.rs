@@ -81,9 +81,7 @@ impl QuestionPrompts {
 
     fn prompt(&self, question: &Question, tokenizer: &TextTokenizer) -> anyhow::Result<Prompt> {
         let text = self.template.replacen(SLOT, &question.text, 1);
-        let mut tokens = tokenizer.start().to_vec();
-        tokens.extend(tokenizer.encode(&text)?);
-        Ok(Prompt { problem: Problem::Question { answer: question.answer.clone() }, text, tokens: tokens.into() })
+        Prompt::new(Problem::Question { answer: question.answer.clone() }, text, tokenizer)
     }
 
     /// The prompts of a step: every question once before any comes again, in another order each time.
