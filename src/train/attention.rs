@@ -80,7 +80,8 @@ struct Block {
     /// The first panel of keys, and the keys from its start to the end.
     panel: usize,
     keys: Range<usize>,
-    /// Numbers between rows of scores: the keys in whole groups of sixteen.
+    /// Numbers between rows of scores: the keys in an odd number of cache lines, so that a column, which the way back multiplies
+    /// by, spreads over all sets of the cache.
     stride: usize,
 }
 
@@ -91,7 +92,7 @@ impl Attention<'_> {
         attended.log_sums.resize(self.heads * tokens, 0.0);
         let outs = self.tasks(&mut attended.out, self.dim);
         let log_sums = self.tasks(&mut attended.log_sums, 1);
-        outs.into_par_iter().zip(log_sums).for_each(|((head, sequence, out), (_, _, log_sums))| {
+        outs.into_par_iter().zip(log_sums).with_max_len(1).for_each(|((head, sequence, out), (_, _, log_sums))| {
             workspaces.with(|workspace| self.forward_head(head, sequence, out, log_sums, workspace));
         });
     }
@@ -111,7 +112,7 @@ impl Attention<'_> {
             gradient.resize(self.heads * tokens * self.dim, 0.0);
         }
         let keys = self.tasks(keys, self.dim).into_par_iter().zip(self.tasks(values, self.dim));
-        self.tasks(queries, self.dim).into_par_iter().zip(keys).for_each(
+        self.tasks(queries, self.dim).into_par_iter().zip(keys).with_max_len(1).for_each(
             |((head, sequence, d_queries), ((_, _, d_keys), (_, _, d_values)))| {
                 let log_sums = &log_sums[head * tokens..][sequence.clone()];
                 let task = Backward { attention: self, head, sequence, out, d_out, log_sums };
@@ -166,7 +167,7 @@ impl Attention<'_> {
             let oldest = window.map_or(0, |window| (first + 1).saturating_sub(window));
             let panel = oldest / COLUMNS;
             let keys = panel * COLUMNS..queries.end;
-            Block { panel, stride: keys.len().next_multiple_of(16), keys, queries }
+            Block { panel, stride: keys.len().next_multiple_of(16) | 16, keys, queries }
         })
     }
 

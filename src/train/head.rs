@@ -13,10 +13,10 @@ use crate::lm::kernels::tile::Float;
 use crate::lm::kernels::vector;
 use rayon::prelude::*;
 
-/// Rows of one task, as in a layer.
-const ROWS: usize = super::layer::ROWS;
+/// Rows of one task.
+pub(super) const ROWS: usize = 48;
 /// Logits of one chunk at most, but for a chunk of [`ROWS`] rows: what bounds memory.
-const CHUNK: usize = 1 << 24;
+pub(super) const CHUNK: usize = 1 << 24;
 /// Rows of the head's weight whose gradient one task adds up.
 const OUTPUTS: usize = 96;
 
@@ -95,7 +95,7 @@ impl<E: Float> Head<E> {
                 let rows = &self.hidden;
                 self.right.pack(listed.len(), width, |row| &rows[row * width..][..width]);
                 let (left, right) = (self.left.left(vocab), &self.right);
-                weight.par_chunks_mut(OUTPUTS * width).enumerate().for_each(|(i, out)| {
+                weight.par_chunks_mut(OUTPUTS * width).enumerate().with_max_len(1).for_each(|(i, out)| {
                     add_outer(left, i * OUTPUTS, right, out);
                 });
             }
@@ -121,6 +121,7 @@ impl<E: Float> Head<E> {
             .zip(self.hidden.par_chunks(ROWS * width))
             .zip(self.d_hidden.par_chunks_mut(ROWS * width))
             .zip(self.outcomes.par_chunks_mut(ROWS).zip(listed.par_chunks(ROWS)))
+            .with_max_len(1)
             .for_each(|(((left, hidden), d_hidden), (outcomes, listed))| {
                 workspaces.with(|(operand, logits)| {
                     logits.resize(listed.len() * vocab, 0.0);

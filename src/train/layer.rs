@@ -2,6 +2,9 @@
 //!
 //! The order is llm.c's: a forward that writes down its [`Activations`], a backward that reads them and turns the
 //! gradient of the layer's output into that of its input. Norms' outputs, rotations and SwiGLU are computed again.
+//!
+//! Blocks, heads and pieces of weights are handed out one by one (`with_max_len(1)`): as Rayon cuts loops on its own, a thread would
+//! often wait for another that has several left.
 
 mod backward;
 mod forward;
@@ -19,9 +22,13 @@ use crate::lm::kernels::tile::Float;
 use crate::lm::{Meter, Parameter};
 use std::ops::Range;
 
-/// Rows that one task takes. Fixed and even, so that sums over blocks never depend on the number of threads, and pairs of
-/// rows never straddle blocks.
-pub(super) const ROWS: usize = 48;
+/// Rows that one task takes of a batch of `tokens`: whole tiles, of even height so that pairs of rows never straddle blocks, and of
+/// a few heights that at which two threads are done soonest. The number of threads is not asked, as sums over blocks depend on
+/// their height.
+fn rows_of_block(tokens: usize) -> usize {
+    let heights = [48, 54, 42, 60];
+    heights.into_iter().min_by_key(|rows| tokens.div_ceil(2 * rows) * rows).unwrap_or(48)
+}
 
 /// What a layer's forward leaves for its backward; T rows each.
 #[derive(Default)]
@@ -36,7 +43,7 @@ pub(super) struct Activations {
     log_sums: Vec<f32>,
     /// `(T, H)`: the residual stream between attention and MLP.
     middle: Vec<f32>,
-    /// `(T, 2 I)`: gates, then ups. Their gradients take their place on the way back.
+    /// `(T, spread(2 I))`: gates, then ups. Their gradients take their place on the way back.
     gate_up: Vec<f32>,
 }
 
@@ -55,6 +62,28 @@ pub(super) struct Pass<'a> {
 impl Pass<'_> {
     fn tokens(&self) -> usize {
         self.sequences.last().map_or(0, |sequence| sequence.end)
+    }
+
+    /// Rows of a block, see [`rows_of_block`].
+    fn rows(&self) -> usize {
+        rows_of_block(self.tokens())
+    }
+
+    /// Cuts `(T, width)` into blocks; of width 0, as many empty ones.
+    fn blocks<'a>(&self, mut rest: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
+        let (tokens, rows) = (self.tokens(), self.rows());
+        let cut = |first: usize| {
+            let (mine, others) = std::mem::take(&mut rest).split_at_mut(rows.min(tokens - first) * width);
+            rest = others;
+            mine
+        };
+        (0..tokens).step_by(rows).map(cut).collect()
+    }
+
+    /// The part of `(T, width)` that a block has.
+    fn block_of<'a>(&self, values: &'a [f32], block: usize, width: usize) -> &'a [f32] {
+        let (start, size) = (block * self.rows() * width, self.rows() * width);
+        &values[start..values.len().min(start + size)]
     }
 
     fn values(&self, index: usize) -> &[f32] {
@@ -76,10 +105,6 @@ pub(super) struct Scratch<E> {
     /// Operands of the gradients of weights: of each product its output's gradient and its input.
     lefts: [Transposed<E>; 4],
     rights: [Panels<E>; 4],
-    /// `(T, H)`, `(T, I)`: inputs of products, computed again.
-    attention_normed: Vec<f32>,
-    mlp_normed: Vec<f32>,
-    gated: Vec<f32>,
     /// `(T, heads D)`.
     d_attended: Vec<f32>,
     head_gradients: HeadGradients,
@@ -90,9 +115,13 @@ pub(super) struct Scratch<E> {
 }
 
 /// Buffers of one block of rows.
+#[derive(Default)]
 struct Block<E> {
     operand: Vec<E>,
+    /// `(rows, H)`: the input of a product, and a gradient.
     normed: Vec<f32>,
+    d_normed: Vec<f32>,
+    /// `(rows, I)`, or as wide as queries, keys and values.
     wide: Vec<f32>,
 }
 
@@ -104,30 +133,11 @@ impl<E: Float> Scratch<E> {
             attended: Attended::default(),
             lefts: std::array::from_fn(|_| Transposed::new()),
             rights: std::array::from_fn(|_| Panels::new()),
-            attention_normed: Vec::new(),
-            mlp_normed: Vec::new(),
-            gated: Vec::new(),
             d_attended: Vec::new(),
             head_gradients: HeadGradients::default(),
             sums: Vec::new(),
-            blocks: Workspaces::new(|| Block { operand: Vec::new(), normed: Vec::new(), wide: Vec::new() }),
+            blocks: Workspaces::new(Block::default),
             attention: Workspaces::new(attention::Workspace::new),
         }
     }
-}
-
-/// Cuts `(T, width)` into blocks of [`ROWS`] rows; of width 0, as many empty ones.
-fn blocks(mut rest: &mut [f32], tokens: usize, width: usize) -> Vec<&mut [f32]> {
-    let cut = |first: usize| {
-        let (mine, others) = std::mem::take(&mut rest).split_at_mut(ROWS.min(tokens - first) * width);
-        rest = others;
-        mine
-    };
-    (0..tokens).step_by(ROWS).map(cut).collect()
-}
-
-/// The part of `(T, width)` that a block has.
-fn block_of(values: &[f32], block: usize, width: usize) -> &[f32] {
-    let start = block * ROWS * width;
-    &values[start..values.len().min(start + ROWS * width)]
 }

@@ -1,11 +1,9 @@
 //! How much memory training takes, before it is taken.
 
+use super::head::{CHUNK, ROWS};
 use super::model::TrainOptions;
+use super::panels::spread;
 use crate::lm::{ModelConfig, Precision};
-
-/// Logits that are in memory at a time, at most, and rows of a task.
-const LOGITS: usize = 1 << 24;
-const ROWS: usize = 48;
 
 /// Bytes by what they are for; an estimate of the most that are held at a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -26,15 +24,15 @@ impl MemoryEstimate {
         let (float, operand) = (4, if options.precision == Precision::F32 { 4 } else { 2 });
         // What a token keeps in each layer: its input, what attention and MLP read and gave.
         let raw = if config.has_qk_norm() { queries + kv } else { 0 };
-        let layer = 2 * hidden + 2 * (queries + kv) + 2 * inner + raw;
+        let layer = 2 * hidden + 2 * (queries + kv) + spread(2 * inner) + raw;
         let kept = if options.recompute { config.num_layers * hidden + layer } else { config.num_layers * layer };
         // What all layers share: rows as they are, and rows laid out to be multiplied.
-        let rows = 6 * hidden + inner + 5 * queries + config.head_dim;
+        let rows = 4 * hidden + 5 * queries + config.head_dim;
         let gate_up = if operand == float { 0 } else { 2 * inner };
         let operands = 4 * hidden + gate_up + inner + 2 * queries + 2 * kv;
         let weights = hidden * (2 * queries + 2 * kv) + 3 * hidden * inner;
         // The head: its weights for both ways, a chunk of rows with their logits, a block of logits for each thread.
-        let chunk = tokens.min((LOGITS / vocab).max(ROWS));
+        let chunk = tokens.min((CHUNK / vocab).max(ROWS));
         let head = operand * (2 * vocab * hidden + chunk * (vocab + hidden))
             + 2 * float * chunk * hidden
             + rayon::current_num_threads() * ROWS * vocab * (float + operand);

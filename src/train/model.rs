@@ -93,13 +93,14 @@ impl<E: Float> Buffers<E> {
     }
 }
 
-/// Runs a generic method with the buffers of the model's precision. They are out of the model meanwhile.
+/// Runs a generic method with the buffers of the model's precision, which are out of the model meanwhile. It runs on a thread of
+/// the pool: called from elsewhere, every parallel loop would put its caller to sleep and wake it again.
 macro_rules! with_buffers {
     ($self:ident, $buffers:ident => $call:expr) => {{
         let mut engine = std::mem::replace(&mut $self.engine, Engine::Away);
         let result = match &mut engine {
-            Engine::F32($buffers) => $call,
-            Engine::Bf16($buffers) => $call,
+            Engine::F32($buffers) => rayon::scope(|_| $call),
+            Engine::Bf16($buffers) => rayon::scope(|_| $call),
             Engine::Away => anyhow::bail!("a pass over the model did not end"),
         };
         $self.engine = engine;

@@ -35,6 +35,23 @@ impl<E: Float> Panels<E> {
         self.tasks(depth, columns).into_par_iter().for_each(|task| task.columns(&column, depth));
     }
 
+    /// The rows of a `(depth, columns)` in blocks of `block`, an even number, to be filled in any order.
+    pub(super) fn blocks(&mut self, depth: usize, columns: usize, block: usize) -> Vec<PanelRows<'_, E>> {
+        let groups = self.reshape(depth, columns);
+        let mut blocks: Vec<_> = (0..depth).step_by(block).map(|_| PanelRows { columns, tasks: Vec::new() }).collect();
+        let mut rest = &mut self.values[..];
+        for first in (0..columns).step_by(COLUMNS) {
+            let count = COLUMNS.min(columns - first);
+            let size = count.next_multiple_of(16) * E::GROUP;
+            let (panel, others) = rest.split_at_mut(groups * size);
+            rest = others;
+            for (block, values) in blocks.iter_mut().zip(panel.chunks_mut(block / E::GROUP * size)) {
+                block.tasks.push(Task { values, first, columns: count, group: 0 });
+            }
+        }
+        blocks
+    }
+
     /// [`Panels::pack`] on this thread.
     pub(super) fn pack_here<'a>(&mut self, depth: usize, columns: usize, row: impl Fn(usize) -> &'a [f32]) {
         self.each_task(depth, columns, |task| task.rows(&row, depth));
@@ -51,8 +68,7 @@ impl<E: Float> Panels<E> {
     }
 
     fn each_task(&mut self, depth: usize, columns: usize, mut run: impl FnMut(Task<'_, E>)) {
-        self.reshape(depth, columns);
-        let groups = depth.div_ceil(E::GROUP);
+        let groups = self.reshape(depth, columns);
         let mut rest = &mut self.values[..];
         for first in (0..columns).step_by(COLUMNS) {
             let count = COLUMNS.min(columns - first);
@@ -63,8 +79,7 @@ impl<E: Float> Panels<E> {
     }
 
     fn tasks(&mut self, depth: usize, columns: usize) -> Vec<Task<'_, E>> {
-        self.reshape(depth, columns);
-        let groups = depth.div_ceil(E::GROUP);
+        let groups = self.reshape(depth, columns);
         let mut rest = &mut self.values[..];
         let mut tasks = Vec::new();
         for first in (0..columns).step_by(COLUMNS) {
@@ -78,11 +93,13 @@ impl<E: Float> Panels<E> {
         tasks
     }
 
-    fn reshape(&mut self, depth: usize, columns: usize) {
+    /// Makes room, and returns the groups of the inner dimension.
+    fn reshape(&mut self, depth: usize, columns: usize) -> usize {
         let last = columns % COLUMNS;
         let width = columns - last + last.next_multiple_of(16);
         self.values.resize(depth.div_ceil(E::GROUP) * E::GROUP * width);
         (self.depth, self.columns) = (depth, columns);
+        self.groups()
     }
 
     pub(super) fn columns(&self) -> usize {
@@ -109,6 +126,22 @@ impl<E: Float> Panels<E> {
         let group = columns.next_multiple_of(16) * E::GROUP;
         let start = index * self.stride() * COLUMNS + first * group;
         Right { values: &self.values[start..start + groups * group], group, groups, columns }
+    }
+}
+
+/// Some rows of a matrix to fill.
+pub(super) struct PanelRows<'a, E> {
+    columns: usize,
+    /// One for each panel.
+    tasks: Vec<Task<'a, E>>,
+}
+
+impl<E: Float> PanelRows<'_, E> {
+    /// Fills them all from row-major rows.
+    pub(super) fn fill(self, rows: &[f32]) {
+        let columns = self.columns;
+        let depth = rows.len() / columns;
+        self.tasks.into_iter().for_each(|task| task.rows(&|k| &rows[k * columns..][..columns], depth));
     }
 }
 
@@ -149,8 +182,14 @@ impl<E: Float> Task<'_, E> {
     }
 }
 
-/// The left side of products, transposed: `[rows / GROUP][columns][GROUP]` of a row-major `(rows, columns)`, so that its
-/// rows can be the inner dimension. Filled in blocks of rows, each an even number but for the last.
+/// Numbers between rows of so many columns, where columns will be walked along: an odd number of cache lines, so that a column
+/// spreads over all sets of a cache.
+pub(super) fn spread(columns: usize) -> usize {
+    if columns == 0 { 0 } else { columns.next_multiple_of(16) | 16 }
+}
+
+/// The left side of products, transposed: `[rows / GROUP][spread(columns)][GROUP]` of a row-major `(rows, columns)`, so that
+/// its rows can be the inner dimension. Filled in blocks of rows, each an even number but for the last.
 pub(super) struct Transposed<E> {
     values: Lines<E>,
 }
@@ -160,13 +199,14 @@ impl<E: Float> Transposed<E> {
         Self { values: Lines::zeroed(0) }
     }
 
-    /// Blocks of `block` rows to fill with [`interleave_rows`].
+    /// Blocks of `block` rows to fill with [`interleave_rows`]; without columns they are empty.
     pub(super) fn blocks(&mut self, rows: usize, columns: usize, block: usize) -> Vec<&mut [E]> {
-        self.values.resize(rows.div_ceil(E::GROUP) * E::GROUP * columns);
+        let stride = spread(columns);
+        self.values.resize(rows.div_ceil(E::GROUP) * E::GROUP * stride);
         let mut rest = &mut self.values[..];
         let cut = |first: usize| {
             let count = block.min(rows - first).next_multiple_of(E::GROUP);
-            let (mine, others) = std::mem::take(&mut rest).split_at_mut(count * columns);
+            let (mine, others) = std::mem::take(&mut rest).split_at_mut(count * stride);
             rest = others;
             mine
         };
@@ -175,15 +215,15 @@ impl<E: Float> Transposed<E> {
 
     /// All columns, as rows of a left side.
     pub(super) fn left(&self, columns: usize) -> Left<'_, E> {
-        Left { values: &self.values, row: E::GROUP, group: columns * E::GROUP }
+        Left { values: &self.values, row: E::GROUP, group: spread(columns) * E::GROUP }
     }
 }
 
 /// Fills a block of a [`Transposed`] from row-major rows.
 pub(super) fn interleave_rows<E: Float>(out: &mut [E], rows: &[f32], columns: usize) {
-    for (out, rows) in out.chunks_mut(columns * E::GROUP).zip(rows.chunks(columns * E::GROUP)) {
+    for (out, rows) in out.chunks_mut(spread(columns) * E::GROUP).zip(rows.chunks(columns * E::GROUP)) {
         let (first, second) = rows.split_at(columns);
-        E::interleave(out, first, second);
+        E::interleave(&mut out[..columns * E::GROUP], first, second);
     }
 }
 
@@ -195,7 +235,7 @@ mod tests {
     fn check<E: Float + PartialEq + std::fmt::Debug>(depth: usize, columns: usize) {
         let matrix: Vec<f32> = (0..depth * columns).map(|i| (i % 251) as f32).collect();
         let transposed: Vec<f32> = (0..depth * columns).map(|i| matrix[i % depth * columns + i / depth]).collect();
-        let mut all = [Panels::<E>::new(), Panels::new(), Panels::new(), Panels::new()];
+        let mut all: [Panels<E>; 5] = std::array::from_fn(|_| Panels::new());
         for panels in &mut all {
             // Whatever was there before must not matter.
             panels.pack_here(200, 70, |_| &[9.0; 70]);
@@ -204,6 +244,10 @@ mod tests {
         all[1].pack_here(depth, columns, |k| &matrix[k * columns..][..columns]);
         all[2].pack_transposed(depth, columns, |n| &transposed[n * depth..][..depth]);
         all[3].pack_transposed_here(depth, columns, |n| &transposed[n * depth..][..depth]);
+        let blocks = all[4].blocks(depth, columns, 6);
+        for (block, rows) in blocks.into_iter().zip(matrix.chunks(6 * columns)).rev() {
+            block.fill(rows);
+        }
         for panels in &all {
             for index in 0..panels.count() {
                 let right = panels.panel(index, 0, panels.groups());
@@ -220,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_of_packing_agree_with_the_layout() {
+    fn all_ways_of_packing_agree_with_the_layout() {
         for (depth, columns) in [(1, 1), (7, 16), (32, 24), (33, 70), (300, 130)] {
             check::<f32>(depth, columns);
             check::<Bf16>(depth, columns);

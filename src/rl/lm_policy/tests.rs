@@ -189,7 +189,8 @@ fn ppo_learns_which_sign() {
         figures.iter().map(|figure| figure.reward_mean).sum::<f64>() / figures.len() as f64
     };
     let (first, last) = (mean(&figures[..20]), mean(&figures[160..]));
-    assert!(first < 0.6 && 0.7 < last, "{first} {last}");
+    // Each is a mean of 1,280 rewards of 0 or 1: its standard error is below 0.015.
+    assert!(first < 0.6 && first + 0.1 < last, "{first} {last}");
     for figure in &figures {
         assert!(figure.first_ratio_error.unwrap() < 1e-4, "{figure:?}");
     }

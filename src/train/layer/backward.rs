@@ -1,8 +1,8 @@
 //! The backward of a layer.
 
-use super::forward::normalise_into;
+use super::forward::normalise;
 use super::plan::{DOWN, GATE_UP, Linear, OUTPUT, QKV};
-use super::{Activations, Block, LayerPlan, Pass, ROWS, Scratch, Shape, block_of, blocks};
+use super::{Activations, Block, LayerPlan, Pass, Scratch, Shape};
 use crate::lm::Parameter;
 use crate::lm::kernels::tile::{Float, Left};
 use crate::train::arithmetic::TrainPart;
@@ -26,9 +26,9 @@ impl Pass<'_> {
         scratch: &mut Scratch<E>,
     ) {
         self.meter.time(TrainPart::Pack, || {
-            for (linear, panels) in layer.linears.iter().zip(&mut scratch.weights) {
+            layer.linears.par_iter().zip(&mut scratch.weights).for_each(|(linear, panels)| {
                 panels.pack(linear.width, linear.inner, |output| linear.row(self.parameters, output));
-            }
+            });
         });
         self.meter.time(TrainPart::OutputMlpBackward, || self.backward_mlp(layer, dx, saved, gradients, scratch));
         self.meter.time(TrainPart::AttentionBackward, || {
@@ -48,17 +48,6 @@ impl Pass<'_> {
         gradients: &mut [Parameter],
         scratch: &mut Scratch<E>,
     ) {
-        let Shape { hidden, inner, .. } = *self.shape;
-        let (tokens, query) = (self.tokens(), self.shape.query());
-        let inputs = [
-            (&scratch.attention_normed, hidden),
-            (&saved.attended, query),
-            (&scratch.mlp_normed, hidden),
-            (&scratch.gated, inner),
-        ];
-        for (right, (input, width)) in scratch.rights.iter_mut().zip(inputs) {
-            right.pack(tokens, width, |row| &input[row * width..][..width]);
-        }
         let mut tasks = Vec::new();
         for (index, gradient) in gradients.iter_mut().enumerate() {
             let Some((product, linear, first)) = layer.weight(index) else { continue };
@@ -71,7 +60,7 @@ impl Pass<'_> {
             Some(values) => [lefts[QKV], lefts[OUTPUT], Left { values, ..lefts[GATE_UP] }, lefts[DOWN]],
             None => lefts,
         };
-        tasks.into_par_iter().for_each(|(product, first, out)| {
+        tasks.into_par_iter().with_max_len(1).for_each(|(product, first, out)| {
             add_outer(lefts[product], first, &rights[product], out);
         });
     }
@@ -90,55 +79,63 @@ impl Pass<'_> {
         let bias = |linear: usize| if layer.linears[linear].has_bias() { layer.linears[linear].width } else { 0 };
         let sums_width = hidden + bias(DOWN) + bias(GATE_UP) + bias(OUTPUT);
         scratch.sums.clear();
-        scratch.sums.resize(tokens.div_ceil(ROWS) * sums_width, 0.0);
+        let block = self.rows();
+        scratch.sums.resize(tokens.div_ceil(block) * sums_width, 0.0);
         scratch.d_attended.resize(tokens * shape.query(), 0.0);
-        scratch.mlp_normed.resize(tokens * hidden, 0.0);
-        scratch.gated.resize(tokens * inner, 0.0);
 
         let [_, left_output, left_gate_up, left_down] = &mut scratch.lefts;
+        let [_, right_output, right_gate_up, right_down] = &mut scratch.rights;
         // What is multiplied as it is needs no copy in its transposed place.
-        let gate_up_width = if E::as_is(&[]).is_some() { 0 } else { 2 * inner };
+        let step = shape.gate_up();
+        let gate_up_width = if E::as_is(&[]).is_some() { 0 } else { step };
         let lefts = left_output
-            .blocks(tokens, hidden, ROWS)
+            .blocks(tokens, hidden, block)
             .into_par_iter()
-            .zip(left_gate_up.blocks(tokens, gate_up_width, ROWS))
-            .zip(left_down.blocks(tokens, hidden, ROWS));
-        let outputs = blocks(&mut scratch.d_attended, tokens, shape.query())
+            .zip(left_gate_up.blocks(tokens, gate_up_width, block))
+            .zip(left_down.blocks(tokens, hidden, block));
+        let rights = right_output
+            .blocks(tokens, shape.query(), block)
             .into_par_iter()
-            .zip(blocks(&mut scratch.mlp_normed, tokens, hidden))
-            .zip(blocks(&mut scratch.gated, tokens, inner));
-        let streams = blocks(dx, tokens, hidden).into_par_iter().zip(blocks(&mut saved.gate_up, tokens, 2 * inner));
+            .zip(right_gate_up.blocks(tokens, hidden, block))
+            .zip(right_down.blocks(tokens, inner, block));
+        let streams = self.blocks(dx, hidden).into_par_iter().zip(self.blocks(&mut saved.gate_up, shape.gate_up()));
+        let outputs = self.blocks(&mut scratch.d_attended, shape.query());
         let sums = scratch.sums.par_chunks_mut(sums_width);
         let (weights, middle, norm) = (&scratch.weights, &saved.middle, self.values(layer.mlp_norm));
-        lefts.zip(outputs).zip(streams).zip(sums).enumerate().for_each(
-            |(index, (((lefts, outputs), (dx, gate_up)), sums))| {
+        let attended = &saved.attended;
+        lefts.zip(rights).zip(streams).zip(outputs).zip(sums).enumerate().with_max_len(1).for_each(
+            |(index, ((((lefts, rights), (dx, gate_up)), d_attended), sums))| {
                 let ((left_output, left_gate_up), left_down) = lefts;
-                let ((d_attended, normed), gated) = outputs;
+                let ((right_output, right_gate_up), right_down) = rights;
                 let (d_norm, sums) = sums.split_at_mut(hidden);
                 let (d_down, sums) = sums.split_at_mut(bias(DOWN));
                 let (d_gate_up, d_output) = sums.split_at_mut(bias(GATE_UP));
-                let middle = block_of(middle, index, hidden);
+                let middle = self.block_of(middle, index, hidden);
                 let rows = middle.len() / hidden;
                 scratch.blocks.with(|block| {
-                    let Block { operand, wide, .. } = block;
+                    let Block { operand, normed, d_normed, wide: gated } = block;
                     interleave_rows(left_down, dx, hidden);
-                    add_rows(d_down, dx);
+                    add_rows(d_down, dx, hidden);
+                    gated.resize(rows * inner, 0.0);
                     product(E::left(dx, hidden, operand), rows, &weights[DOWN], Begin::Zero, gated, inner);
-                    for (gated, gate_up) in gated.chunks_exact_mut(inner).zip(gate_up.chunks_exact_mut(2 * inner)) {
+                    for (gated, gate_up) in gated.chunks_exact_mut(inner).zip(gate_up.chunks_exact_mut(step)) {
                         let (gate, up) = gate_up.split_at_mut(inner);
                         rows::swiglu_backward(gated, gate, up);
                     }
+                    right_down.fill(gated);
                     if !left_gate_up.is_empty() {
-                        interleave_rows(left_gate_up, gate_up, 2 * inner);
+                        interleave_rows(left_gate_up, gate_up, step);
                     }
-                    add_rows(d_gate_up, gate_up);
-                    wide.resize(rows * hidden, 0.0);
-                    let a = E::left(gate_up, 2 * inner, operand);
-                    product(a, rows, &weights[GATE_UP], Begin::Zero, wide, hidden);
-                    normalise_into(middle, norm, eps, normed);
-                    norm_backward(dx, d_norm, wide, middle, norm, eps);
+                    add_rows(d_gate_up, gate_up, step);
+                    d_normed.resize(rows * hidden, 0.0);
+                    let a = E::left(gate_up, step, operand);
+                    product(a, rows, &weights[GATE_UP], Begin::Zero, d_normed, hidden);
+                    normalise(middle, norm, eps, normed);
+                    right_gate_up.fill(normed);
+                    norm_backward(dx, d_norm, d_normed, middle, norm, eps);
                     interleave_rows(left_output, dx, hidden);
-                    add_rows(d_output, dx);
+                    right_output.fill(self.block_of(attended, index, shape.query()));
+                    add_rows(d_output, dx, hidden);
                     let a = E::left(dx, hidden, operand);
                     product(a, rows, &weights[OUTPUT], Begin::Zero, d_attended, shape.query());
                 });
@@ -170,30 +167,31 @@ impl Pass<'_> {
         let biases = if layer.linears[QKV].has_bias() { shape.qkv() } else { 0 };
         let sums_width = hidden + head_norms + biases;
         scratch.sums.clear();
-        scratch.sums.resize(tokens.div_ceil(ROWS) * sums_width, 0.0);
-        scratch.attention_normed.resize(tokens * hidden, 0.0);
+        let block = self.rows();
+        scratch.sums.resize(tokens.div_ceil(block) * sums_width, 0.0);
 
-        let left = scratch.lefts[QKV].blocks(tokens, shape.qkv(), ROWS);
-        let normed = blocks(&mut scratch.attention_normed, tokens, hidden);
+        let left = scratch.lefts[QKV].blocks(tokens, shape.qkv(), block);
+        let right = scratch.rights[QKV].blocks(tokens, hidden, block);
         let sums = scratch.sums.par_chunks_mut(sums_width);
         let (weights, heads, norm) = (&scratch.weights, &scratch.head_gradients, self.values(layer.attention_norm));
-        left.into_par_iter().zip(normed).zip(blocks(dx, tokens, hidden)).zip(sums).enumerate().for_each(
-            |(index, (((left, normed), dx), sums))| {
+        left.into_par_iter().zip(right).zip(self.blocks(dx, hidden)).zip(sums).enumerate().with_max_len(1).for_each(
+            |(index, (((left, right), dx), sums))| {
                 let (d_norm, sums) = sums.split_at_mut(hidden);
                 let (d_head_norms, d_bias) = sums.split_at_mut(head_norms);
-                let x = block_of(x, index, hidden);
+                let x = self.block_of(x, index, hidden);
                 let rows = x.len() / hidden;
                 scratch.blocks.with(|block| {
-                    let Block { operand, normed: d_normed, wide: d_qkv } = block;
+                    let Block { operand, normed, d_normed, wide: d_qkv } = block;
                     d_qkv.resize(rows * shape.qkv(), 0.0);
-                    self.gather(heads, index * ROWS, d_qkv);
-                    self.unrotate(layer, saved, index * ROWS, d_qkv, d_head_norms);
+                    self.gather(heads, index * self.rows(), d_qkv);
+                    self.unrotate(layer, saved, index * self.rows(), d_qkv, d_head_norms);
                     interleave_rows(left, d_qkv, shape.qkv());
-                    add_rows(d_bias, d_qkv);
+                    add_rows(d_bias, d_qkv, shape.qkv());
                     d_normed.resize(rows * hidden, 0.0);
                     let a = E::left(d_qkv, shape.qkv(), operand);
                     product(a, rows, &weights[QKV], Begin::Zero, d_normed, hidden);
-                    normalise_into(x, norm, eps, normed);
+                    normalise(x, norm, eps, normed);
+                    right.fill(normed);
                     norm_backward(dx, d_norm, d_normed, x, norm, eps);
                 });
             },
@@ -294,10 +292,10 @@ pub(in crate::train) fn norm_backward(dx: &mut [f32], dw: &mut [f32], dy: &[f32]
     }
 }
 
-/// Adds every row to `out`, which may be empty where nobody wants the sum.
-fn add_rows(out: &mut [f32], rows: &[f32]) {
+/// Adds every row, as far as it is wanted, to `out`, which may be empty.
+fn add_rows(out: &mut [f32], rows: &[f32], stride: usize) {
     if !out.is_empty() {
-        rows.chunks_exact(out.len()).for_each(|row| rows::add(out, row));
+        rows.chunks_exact(stride).for_each(|row| rows::add(out, row));
     }
 }
 

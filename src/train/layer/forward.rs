@@ -1,7 +1,7 @@
 //! The forward of a layer.
 
 use super::plan::{DOWN, GATE_UP, OUTPUT, QKV};
-use super::{Activations, Block, LayerPlan, Pass, ROWS, Scratch, Shape, block_of, blocks};
+use super::{Activations, Block, LayerPlan, Pass, Scratch, Shape};
 use crate::lm::kernels::tile::{Float, Left};
 use crate::lm::kernels::vector;
 use crate::train::arithmetic::TrainPart;
@@ -23,33 +23,32 @@ impl Pass<'_> {
         let (tokens, shape) = (self.tokens(), *self.shape);
         let Shape { hidden, inner, heads, kv_heads, dim, .. } = shape;
         self.meter.time(TrainPart::Pack, || {
-            for (linear, (panels, bias)) in
-                layer.linears.iter().zip(scratch.weights.iter_mut().zip(&mut scratch.biases))
-            {
+            let packed = scratch.weights.par_iter_mut().zip(&mut scratch.biases);
+            layer.linears.par_iter().zip(packed).for_each(|(linear, (panels, bias))| {
                 panels.pack_transposed(linear.inner, linear.width, |output| linear.row(self.parameters, output));
                 linear.bias(self.parameters, bias);
-            }
+            });
         });
         let raw_width = if layer.head_norms.is_some() { (heads + kv_heads) * dim } else { 0 };
         saved.qkv.resize(tokens * shape.qkv(), 0.0);
         saved.raw.resize(tokens * raw_width, 0.0);
         saved.attended.resize(tokens * shape.query(), 0.0);
         saved.middle.resize(tokens * hidden, 0.0);
-        saved.gate_up.resize(tokens * 2 * inner, 0.0);
+        saved.gate_up.resize(tokens * shape.gate_up(), 0.0);
 
         let (weights, biases) = (&scratch.weights, &scratch.biases);
-        let qkv = blocks(&mut saved.qkv, tokens, shape.qkv());
-        let raw = blocks(&mut saved.raw, tokens, raw_width);
+        let qkv = self.blocks(&mut saved.qkv, shape.qkv());
+        let raw = self.blocks(&mut saved.raw, raw_width);
         let project = |(index, (qkv, raw)): (usize, (&mut [f32], &mut [f32]))| {
             scratch.blocks.with(|block| {
-                let x = block_of(x, index, hidden);
+                let x = self.block_of(x, index, hidden);
                 normalise(x, self.values(layer.attention_norm), shape.eps, &mut block.normed);
                 let a = E::left(&block.normed, hidden, &mut block.operand);
                 product(a, x.len() / hidden, &weights[QKV], begin(&biases[QKV]), qkv, shape.qkv());
-                self.norm_and_rotate(layer, index * ROWS, qkv, raw);
+                self.norm_and_rotate(layer, index * self.rows(), qkv, raw);
             });
         };
-        self.meter.time(TrainPart::Qkv, || qkv.into_par_iter().zip(raw).enumerate().for_each(project));
+        self.meter.time(TrainPart::Qkv, || qkv.into_par_iter().zip(raw).enumerate().with_max_len(1).for_each(project));
 
         self.meter.time(TrainPart::Attention, || {
             self.attention(layer, &saved.qkv).forward(&mut scratch.attended, &scratch.attention);
@@ -57,32 +56,32 @@ impl Pass<'_> {
         saved.log_sums.clone_from(&scratch.attended.log_sums);
 
         let heads_out = &scratch.attended.out;
-        let attended = blocks(&mut saved.attended, tokens, shape.query());
-        let middle = blocks(&mut saved.middle, tokens, hidden);
-        let gate_up = blocks(&mut saved.gate_up, tokens, 2 * inner);
+        let attended = self.blocks(&mut saved.attended, shape.query());
+        let middle = self.blocks(&mut saved.middle, hidden);
+        let gate_up = self.blocks(&mut saved.gate_up, shape.gate_up());
         let out_width = out.len() / tokens.max(1);
-        let out = blocks(out, tokens, out_width);
-        let blocks = attended.into_par_iter().zip(middle).zip(gate_up).zip(out).enumerate();
+        let out = self.blocks(out, out_width);
+        let blocks = attended.into_par_iter().zip(middle).zip(gate_up).zip(out).enumerate().with_max_len(1);
         self.meter.time(TrainPart::OutputMlp, || {
             blocks.for_each(|(index, (((attended, middle), gate_up), out))| {
                 scratch.blocks.with(|block| {
-                    let x = block_of(x, index, hidden);
+                    let x = self.block_of(x, index, hidden);
                     let rows = x.len() / hidden;
                     for (i, part) in attended.chunks_exact_mut(dim).enumerate() {
-                        let (row, head) = (index * ROWS + i / heads, i % heads);
+                        let (row, head) = (index * self.rows() + i / heads, i % heads);
                         part.copy_from_slice(&heads_out[(head * tokens + row) * dim..][..dim]);
                     }
-                    let Block { operand, normed, wide } = block;
+                    let Block { operand, normed, wide, .. } = block;
                     let a = E::left(attended, shape.query(), operand);
                     add_product(a, rows, &weights[OUTPUT], &biases[OUTPUT], x, middle, hidden);
                     normalise(middle, self.values(layer.mlp_norm), shape.eps, normed);
                     let a = E::left(normed, hidden, operand);
-                    product(a, rows, &weights[GATE_UP], begin(&biases[GATE_UP]), gate_up, 2 * inner);
+                    product(a, rows, &weights[GATE_UP], begin(&biases[GATE_UP]), gate_up, shape.gate_up());
                     if out.is_empty() {
                         return;
                     }
                     wide.resize(rows * inner, 0.0);
-                    for (gated, gate_up) in wide.chunks_exact_mut(inner).zip(gate_up.chunks_exact(2 * inner)) {
+                    for (gated, gate_up) in wide.chunks_exact_mut(inner).zip(gate_up.chunks_exact(shape.gate_up())) {
                         let (gate, up) = gate_up.split_at(inner);
                         vector::swiglu(gated, gate, up);
                     }

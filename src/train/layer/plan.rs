@@ -1,6 +1,7 @@
 //! Where a layer's tensors stand among the model's parameters.
 
 use crate::lm::{ModelConfig, Parameter, Parameters};
+use crate::train::panels::spread;
 use anyhow::{Context, Result};
 
 /// Sizes that every layer has.
@@ -29,6 +30,11 @@ impl Shape {
     /// Width of all queries.
     pub(super) fn query(&self) -> usize {
         self.heads * self.dim
+    }
+
+    /// Numbers between the rows of gates and ups.
+    pub(super) fn gate_up(&self) -> usize {
+        spread(2 * self.inner)
     }
 
     /// Width of queries, keys and values.
