@@ -47,7 +47,10 @@ impl<'a> TextStream<'a> {
     pub fn finish(mut self) -> anyhow::Result<String> {
         if !self.stopped {
             let fresh = self.fresh()?;
+            // Replacement characters were held back until now, and a stop string may end with one.
+            let end = self.find_stop(&fresh);
             self.text.push_str(&fresh);
+            self.text.truncate(end.unwrap_or(self.text.len()));
         }
         Ok(self.text)
     }
@@ -121,6 +124,7 @@ mod tests {
         check("aab", &["ab", ""], "a", Some(3));
         // Both end with the same token; the one that begins first counts.
         check("xyz", &["yz", "xyz"], "", Some(3));
+        check("a\u{FFFD}", &["\u{FFFD}"], "a", None);
     }
 
     #[test]
