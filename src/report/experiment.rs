@@ -283,12 +283,16 @@ fn own(scores: &[f64]) -> Interval {
 }
 
 fn line(name: &str, arm: &Arm, baseline: &Arm) -> anyhow::Result<Line> {
+    if arm.runs != baseline.runs {
+        let message = format!("runs with a result: {} of arm `{name}`, {} of the baseline", arm.runs, baseline.runs);
+        return Err(Failure::new(Exit::Usage, message)
+            .hint("compare runs that have the same arms, all of them done")
+            .into());
+    }
     if arm.problems != baseline.problems || arm.looks.values().any(|look| look.scores.len() != arm.problems.len()) {
         let message =
             format!("arm `{name}` was not evaluated on the baseline's problems at the same steps in every run");
-        return Err(Failure::new(Exit::Usage, message)
-            .hint("compare runs whose arms are all done, with equal `[ppo.eval]`")
-            .into());
+        return Err(Failure::new(Exit::Usage, message).hint("compare runs with equal `[ppo.eval]`").into());
     }
     let against = |scores: &[f64], others: &[f64]| {
         (!std::ptr::eq(arm, baseline)).then(|| paired_bootstrap(scores, others, RESAMPLES, SEED))

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
+use four_habits::behavior::counting_judge::{CountingJudge, CountingSpec};
 use four_habits::behavior::judge::{Judge, Labels};
 use four_habits::behavior::lm_judge::{LmJudge, LmJudgeSpec};
 use four_habits::data::hub::{Notice, Stop};
@@ -181,4 +182,38 @@ fn replies_end_begin_and_are_refused_as_they_should() {
     let (one, again, other) = (drawn(&mut generator, 1), drawn(&mut generator, 1), drawn(&mut generator, 2));
     assert_eq!(one, again);
     assert_ne!(one, other);
+}
+
+/// A model of this size counts nothing, and repeats what it is told to write now and then; whatever it writes becomes counts or a
+/// reason.
+#[test]
+fn counts_in_words_are_read_or_the_document_is_set_aside() {
+    let Some(llama) = Llama::start() else { return };
+    let generator = EndpointGenerator::connect(&llama.endpoint(), &quiet(), &Stop::default()).unwrap();
+    let told = [1, 2, 3, 4];
+    let spec = CountingSpec {
+        template: "The document:\n\n{document}\n\n{question}".to_owned(),
+        questions: told.map(|count| format!("Reply with exactly this: <count>{count}</count>")),
+        max_reply_tokens: 48,
+        ..CountingSpec::default()
+    };
+    let mut judge = CountingJudge::new(Box::new(generator), spec).unwrap();
+    let texts = ["Let us check the sum.", "First find x.", " ", "The cat sat on the mat.", "It rains."];
+    let (mut read, mut repeated) = (0, 0);
+    for (text, labels) in texts.iter().zip(judge.judge(&texts).unwrap()) {
+        match labels {
+            Ok(labels) => {
+                assert!(
+                    labels.marks.iter().all(|mark| mark.score == f32::from(u8::from(mark.count > 0))),
+                    "{labels:?}"
+                );
+                read += 4;
+                repeated += labels.marks.iter().zip(told).filter(|(mark, told)| mark.count == *told).count();
+            }
+            Err(refused) if text.trim().is_empty() => assert_eq!(refused.0, "empty text"),
+            Err(refused) => assert!(refused.0.contains("no count in the reply, twice"), "{refused:?}"),
+        }
+    }
+    println!("llama.cpp in generate mode: {read} counts read of {}, {repeated} as told", 4 * (texts.len() - 1));
+    assert!(2 * repeated >= read, "{repeated} of {read}");
 }

@@ -349,6 +349,10 @@ pub(super) fn put_key<E: Float>(panel: &mut [E], column: usize, key: &[f32]) {
 /// Writes a value into its row of a panel, `width` wide.
 pub(super) fn put_value<E: Float>(panel: &mut [E], width: usize, row: usize, value: &[f32]) {
     let row_of_groups = &mut panel[row / E::GROUP * width * E::GROUP..][..width * E::GROUP];
+    if E::GROUP == 1 {
+        E::convert(row_of_groups, value);
+        return;
+    }
     for (group, x) in row_of_groups.chunks_exact_mut(E::GROUP).zip(value) {
         group[row % E::GROUP] = E::from_f32(*x);
     }
