@@ -85,6 +85,13 @@ struct Block {
     stride: usize,
 }
 
+impl Block {
+    /// How many of the block's keys its first `queries` queries see: all that are not after the last of them.
+    fn seen(&self, queries: usize) -> usize {
+        self.queries.start + queries - self.keys.start
+    }
+}
+
 impl Attention<'_> {
     pub(super) fn forward<E: Float>(&self, attended: &mut Attended, workspaces: &Workspaces<Workspace<E>>) {
         let tokens = self.tokens();
@@ -234,45 +241,51 @@ impl Attention<'_> {
     }
 }
 
-/// `(queries, D)` times panels that have a column for each key: `(queries, stride)`.
+/// `(queries, D)` times panels that have a column for each key: `(queries, stride)`. Of a tile's rows no key is multiplied that
+/// comes after the last of them.
 fn product_to_keys<E: Float>(a: Left<'_, E>, block: &Block, keys: &Panels<E>, out: &mut [f32]) {
     for (index, column) in (block.panel..).zip((0..block.keys.len()).step_by(COLUMNS)) {
-        let whole = keys.panel(index, 0, keys.groups());
-        // Columns after the block's last row are not needed.
-        let panel = Right { columns: COLUMNS.min(block.keys.len() - column), ..whole };
+        let panel = keys.panel(index, 0, keys.groups());
         let step = rows_of_tile(panel.columns);
         for row in (0..block.queries.len()).step_by(step) {
-            let a = Left { values: &a.values[row * a.row..], ..a };
             let rows = step.min(block.queries.len() - row);
+            let columns = block.seen(row + rows).saturating_sub(column).min(COLUMNS);
+            if columns == 0 {
+                continue;
+            }
+            let a = Left { values: &a.values[row * a.row..], ..a };
+            let panel = Right { columns, ..panel };
             multiply_panel(a, rows, panel, Some(Start::ZERO), &mut out[row * block.stride + column..], block.stride);
         }
     }
 }
 
-/// `(queries, keys)` times panels that have a row for each key: `(queries, D)`.
+/// `(queries, keys)` times panels that have a row for each key: `(queries, D)`. Keys that a tile's rows do not see have zeros.
 fn product_of_keys<E: Float>(a: Left<'_, E>, block: &Block, keys: &Panels<E>, out: &mut [f32], dim: usize) {
-    let (first, groups) = (block.keys.start / E::GROUP, block.keys.len().div_ceil(E::GROUP));
+    let first = block.keys.start / E::GROUP;
     for index in 0..keys.count() {
-        let panel = keys.panel(index, first, groups);
+        let panel = keys.panel(index, first, block.keys.len().div_ceil(E::GROUP));
         let step = rows_of_tile(panel.columns);
         for row in (0..block.queries.len()).step_by(step) {
             let a = Left { values: &a.values[row * a.row..], ..a };
             let rows = step.min(block.queries.len() - row);
+            let panel = Right { groups: block.seen(row + rows).div_ceil(E::GROUP), ..panel };
             multiply_panel(a, rows, panel, Some(Start::ZERO), &mut out[row * dim + index * COLUMNS..], dim);
         }
     }
 }
 
-/// `out += A^T B` for `(queries, keys)` and `(queries, D)`: `(keys, D)`.
+/// `out += A^T B` for `(queries, keys)` and `(queries, D)`: `(keys, D)`. Queries before a tile's keys have zeros.
 fn add_to_keys<E: Float>(a: Left<'_, E>, block: &Block, queries: &Panels<E>, out: &mut [f32], dim: usize) {
     for index in 0..queries.count() {
-        let panel = queries.panel(index, 0, queries.groups());
-        let step = rows_of_tile(panel.columns);
+        let step = rows_of_tile(queries.panel(index, 0, 0).columns);
         for key in (0..block.keys.len()).step_by(step) {
-            let a = Left { values: &a.values[key * a.row..], ..a };
+            let at = block.keys.start + key;
+            let first = at.saturating_sub(block.queries.start) / E::GROUP;
+            let a = Left { values: &a.values[key * a.row + first * a.group..], ..a };
             let rows = step.min(block.keys.len() - key);
-            let at = (block.keys.start + key) * dim + index * COLUMNS;
-            multiply_panel(a, rows, panel, None, &mut out[at..], dim);
+            let panel = queries.panel(index, first, queries.groups() - first);
+            multiply_panel(a, rows, panel, None, &mut out[at * dim + index * COLUMNS..], dim);
         }
     }
 }
