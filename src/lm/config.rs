@@ -112,6 +112,16 @@ impl ModelConfig {
         (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
     }
 
+    /// # Errors
+    /// A [`Failure`] for an architecture that the decoder does not implement.
+    pub fn check_trainable(&self) -> anyhow::Result<()> {
+        if self.architecture.decoded() {
+            return Ok(());
+        }
+        let message = format!("models of architecture `{}` can judge and cannot be trained", self.architecture.name());
+        Err(Failure::new(Exit::Usage, message).hint("`llama`, `mistral`, `qwen2` and `qwen3` can be").into())
+    }
+
     /// Numbers in the embedding, and in the head if that is another matrix.
     pub fn embedding_size(&self) -> u64 {
         let matrices = if self.tied_head { 1 } else { 2 };

@@ -35,11 +35,7 @@ impl Parameters {
     /// # Errors
     /// A [`Failure`] naming a tensor that is missing, misshapen or cut off.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
-        let architecture = checkpoint.config().architecture;
-        if !architecture.decoded() {
-            let message = format!("models of architecture `{}` can judge and cannot be trained", architecture.name());
-            return Err(Failure::new(Exit::Usage, message).into());
-        }
+        checkpoint.config().check_trainable()?;
         let read = |name: String, shape: Vec<usize>| {
             let values = checkpoint.tensor(&name, &shape)?.flatten_all()?.to_vec1()?;
             anyhow::Ok(Parameter { name, shape, values })

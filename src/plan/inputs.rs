@@ -7,7 +7,7 @@ use crate::data::hub::{self, Hub, RemoteFile};
 use crate::data::sample;
 use crate::data::shard::{Footer, Format, ShardReader};
 use crate::error::{Exit, Failure};
-use crate::lm::{Checkpoint, EMBEDDED};
+use crate::lm::{Checkpoint, EMBEDDED, ModelConfig};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -62,6 +62,9 @@ impl Shard {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resource {
     pub files: Vec<PinnedFile>,
+    /// The `config.json` of a model on the hub: its sizes are known before its weights are here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<serde_json::Value>,
 }
 
 /// One file of a resource.
@@ -238,7 +241,8 @@ pub(super) fn pin_resources(
                     recipe.error(key, &format!("{error:#}")).into()
                 }
             })?;
-            resources.insert(name.to_owned(), Resource { files });
+            let config = hub_config(&files, hub).map_err(|error| error.context(format!("cannot plan `{name}`")))?;
+            resources.insert(name.to_owned(), Resource { files, config });
         }
         Ok(())
     };
@@ -328,6 +332,20 @@ pub(super) fn pin_resources(
             }
         }
     }
+    let begins = config.trainings().filter_map(|(table, pretrain)| Some((table, pretrain.from.as_ref()?)));
+    let begins = begins.chain(config.ppo.as_ref().map(|ppo| ("ppo", &ppo.from)));
+    for (table, from) in begins {
+        if let Some(json) = resources.get(from).and_then(|resource| resource.config.as_ref()) {
+            // Said before its weights are fetched.
+            ModelConfig::from_json(&json.to_string()).and_then(|config| config.check_trainable()).map_err(|error| {
+                let failure = recipe.error(&format!("{table}.from"), &error.to_string());
+                match crate::error::hint_of(&error) {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                }
+            })?;
+        }
+    }
     Ok(())
 }
 
@@ -394,6 +412,22 @@ fn pin_model(model: &str, hub: &Hub) -> anyhow::Result<Vec<PinnedFile>> {
         "`{model}` holds no safetensors weights"
     );
     Ok(pinned)
+}
+
+/// A `config.json` is a few kilobytes.
+const MOST_CONFIG_BYTES: u64 = 1 << 20;
+
+/// The `config.json` among files on the hub.
+fn hub_config(files: &[PinnedFile], hub: &Hub) -> anyhow::Result<Option<serde_json::Value>> {
+    let found = files.iter().find_map(|file| match &file.location {
+        Location::Remote(remote) if file.name == "config.json" && remote.size <= MOST_CONFIG_BYTES => Some(remote),
+        _ => None,
+    });
+    let Some(file) = found else { return Ok(None) };
+    let bytes = hub.read_range(file, 0..file.size)?;
+    let config = serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::new(Exit::Usage, format!("`{}` is not JSON: {error}", file.label())))?;
+    Ok(Some(config))
 }
 
 /// Size and SHA-256 (lowercase hex) of a file.

@@ -5,6 +5,7 @@ use crate::config::ByteSize;
 use crate::run::attempts;
 use crate::run::dir::RunDir;
 use crate::run::manifest::{Counts, Manifest};
+use crate::stages::ppo::estimate::PpoEstimate;
 use crate::stages::pretrain::estimate::TrainingEstimate;
 use indicatif::HumanCount;
 use serde::Serialize;
@@ -75,6 +76,9 @@ pub struct StageOverview {
     /// What training will take, for a stage that trains and is not done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingEstimate>,
+    /// What reinforcement will take, for such a stage that is not done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reinforcement: Option<PpoEstimate>,
     /// Units that are not done.
     pub missing: Vec<String>,
     /// Those of them that failed too often and are left alone, with their last error.
@@ -102,6 +106,7 @@ impl Overview {
                 counts: Counts::default(),
                 tokens_to_judge: None,
                 training: None,
+                reinforcement: None,
                 missing: Vec::new(),
                 poison: BTreeMap::new(),
             };
@@ -123,6 +128,9 @@ impl Overview {
             }
             if let (Work::Base(pretrain) | Work::Pretrain(pretrain), false) = (&stage.work, overview.complete()) {
                 overview.training = Some(TrainingEstimate::new(plan, stage, pretrain));
+            }
+            if let (Work::Ppo(ppo), false) = (&stage.work, overview.complete()) {
+                overview.reinforcement = Some(PpoEstimate::new(plan, stage, ppo));
             }
             if matches!(&stage.work, Work::Classify(classify) if classify.cue.is_none()) {
                 let left = overview.missing.len() as f64 / overview.units.max(1) as f64;
@@ -153,26 +161,28 @@ impl Overview {
     /// The overview as a few lines of text.
     pub fn text(&self) -> String {
         let mut lines = vec![format!("{} · plan {}", self.name, self.plan_id)];
-        let unknown =
-            |number: Option<u64>| number.map_or("unknown".to_owned(), |number| HumanCount(number).to_string());
+        let plural = |count: usize, one: &str| {
+            format!("{} {one}{}", HumanCount(count as u64), if count == 1 { "" } else { "s" })
+        };
         for input in &self.inputs {
             lines.push(format!("from     {}", input.sources.join(", ")));
-            lines.push(format!(
-                "         {} shard{}, {}, {} rows, about {} tokens, {} units",
-                HumanCount(input.shards as u64),
-                if input.shards == 1 { "" } else { "s" },
-                ByteSize(input.bytes),
-                unknown(input.rows),
-                unknown(input.estimated_tokens),
-                HumanCount(input.units as u64)
-            ));
+            // Formats without a row count tell neither before they are read.
+            let known = [(input.rows, "", "rows"), (input.estimated_tokens, "about ", "tokens")];
+            let parts = [plural(input.shards, "shard"), ByteSize(input.bytes).to_string()]
+                .into_iter()
+                .chain(
+                    known
+                        .into_iter()
+                        .filter_map(|(number, about, what)| Some(format!("{about}{} {what}", HumanCount(number?)))),
+                )
+                .chain([plural(input.units, "unit")]);
+            lines.push(format!("         {}", parts.collect::<Vec<_>>().join(", ")));
         }
         for resource in &self.resources {
             lines.push(format!(
-                "with     {} ({} file{}, {})",
+                "with     {} ({}, {})",
                 resource.name,
-                resource.files,
-                if resource.files == 1 { "" } else { "s" },
+                plural(resource.files, "file"),
                 ByteSize(resource.bytes)
             ));
         }
@@ -187,7 +197,9 @@ impl Overview {
                 .tokens_to_judge
                 .filter(|&tokens| tokens > 0)
                 .map_or(String::new(), |tokens| format!(", about {} tokens to judge", HumanCount(tokens)));
-            let tokens = tokens + &stage.training.as_ref().map_or(String::new(), training_text);
+            let tokens = tokens
+                + &stage.training.as_ref().map_or(String::new(), training_text)
+                + &stage.reinforcement.as_ref().map_or(String::new(), reinforcement_text);
             let arms = if stage.arms.is_empty() { String::new() } else { format!(" (arms {})", stage.arms.join(", ")) };
             lines.push(format!("{:8} {state}{stale}{tokens}{arms}", stage.stage));
             for (unit, error) in &stage.poison {
@@ -201,12 +213,36 @@ impl Overview {
     }
 }
 
+fn reinforcement_text(ppo: &PpoEstimate) -> String {
+    let count = |number: u64| HumanCount(number).to_string();
+    let parts = [
+        ppo.parameters.map(|parameters| parameters_text(parameters, ppo.at_most)),
+        Some(format!("{} steps", count(ppo.steps))),
+        Some(format!("{} responses, at most {} tokens", count(ppo.responses), count(ppo.response_tokens))),
+        ppo.operations.map(|operations| format!("at most {}", flop(operations))),
+        ppo.memory_bytes.map(|bytes| format!("{} of memory", ByteSize(bytes))),
+    ];
+    parts.into_iter().flatten().map(|part| format!(", {part}")).collect()
+}
+
+fn parameters_text(parameters: u64, at_most: bool) -> String {
+    format!("{}{} parameters", if at_most { "at most " } else { "" }, HumanCount(parameters))
+}
+
+/// `1.5 PFLOP`.
+fn flop(operations: f64) -> String {
+    let units = ["", "k", "M", "G", "T", "P", "E", "Z"];
+    let unit = (operations.max(1.0).log10() / 3.0).floor().min(7.0);
+    format!("{:.1} {}FLOP", operations / 1000f64.powf(unit), units[unit as usize])
+}
+
 fn training_text(training: &TrainingEstimate) -> String {
     let count = |number: u64| HumanCount(number).to_string();
     let parts = [
-        training.parameters.map(|parameters| format!("{} parameters", count(parameters))),
+        training.parameters.map(|parameters| parameters_text(parameters, training.at_most)),
         training.tokens.map(|tokens| format!("about {} tokens", count(tokens))),
         training.steps.map(|steps| format!("about {} steps", count(steps))),
+        training.operations.map(|operations| format!("about {}", flop(operations))),
         training.memory_bytes.map(|bytes| format!("{} of memory", ByteSize(bytes))),
     ];
     parts.into_iter().flatten().map(|part| format!(", {part}")).collect()
@@ -287,7 +323,8 @@ fn disk_bytes(plan: &Plan, inputs: &[InputOverview], stages: &[StageOverview]) -
             Work::Base(pretrain) | Work::Pretrain(pretrain) => {
                 TrainingEstimate::new(plan, stage, pretrain).disk_bytes(pretrain)
             }
-            Work::Curate(_) | Work::Rewrite(_) | Work::Ppo(_) | Work::Report(_) => 0,
+            Work::Ppo(ppo) => PpoEstimate::new(plan, stage, ppo).disk_bytes(ppo),
+            Work::Curate(_) | Work::Rewrite(_) | Work::Report(_) => 0,
         };
     }
     total

@@ -99,8 +99,11 @@ impl Experiment {
         let arms = arms(runs)?;
         let against = arms.get(baseline).ok_or_else(|| {
             let names: Vec<&str> = arms.keys().map(String::as_str).collect();
-            Failure::new(Exit::Usage, format!("no arm `{baseline}` is done"))
-                .hint(format!("arms with a finished `ppo`: {}", names.join(", ")))
+            let hint = match names.is_empty() {
+                true => "no arm of these runs has a finished `ppo`".to_owned(),
+                false => format!("arms with a finished `ppo`: {}", names.join(", ")),
+            };
+            Failure::new(Exit::Usage, format!("no arm `{baseline}` is done")).hint(hint)
         })?;
         Self::against(baseline, against, &arms)
     }

@@ -5,7 +5,7 @@
 //! maths    kl · gae · advantage · loss · statistics      slices in, slices and closed-form gradients out
 //! rewards  math_answer · reward
 //! loop     rollout · ppo (one file, the algorithm) over the traits Policy, Scorer and Critic
-//! models   lm_policy (language models behind the traits)
+//! models   lm_policy (language models behind the traits) · memory
 //! ```
 //!
 //! Invariant: this module knows no files, clock, network or process. A stage gives it models, prompts and rewards.
@@ -19,6 +19,7 @@ pub mod kl;
 pub mod lm_policy;
 pub mod loss;
 pub mod math_answer;
+pub mod memory;
 pub mod ppo;
 pub mod reward;
 pub mod rollout;

@@ -4,6 +4,7 @@
 //! rewards, writes down what happens, looks at held-out puzzles, and saves.
 
 mod command;
+pub mod estimate;
 mod learner;
 mod prompts;
 mod questions;
@@ -25,6 +26,7 @@ use crate::run::manifest::{Counts, Manifest, Output};
 use crate::run::{Runner, commit, judges};
 use crate::stages::pretrain::model::trained_model;
 use crate::train::checkpoint::{Best, Checkpoints};
+use crate::train::memory;
 use crate::train::metrics::LineLog;
 use anyhow::Context;
 use command::{Asked, CommandReward};
@@ -115,6 +117,18 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
     commit::create_folder(&folder)?;
     let seed = ppo.seed.unwrap_or(runner.plan.seed);
     let base = Base::open(&model_path(runner, stage, ppo)?)?;
+    let needed = estimate::memory(ppo, base.config());
+    let parts = [
+        ("weights, gradients and moments", needed.models),
+        ("activations", needed.activations),
+        ("rollouts", needed.rollout),
+    ];
+    memory::check(
+        stage.work.name(),
+        parts,
+        "lower `ppo.micro-tokens` or `ppo.rollout-sequences`",
+        memory::available(),
+    )?;
     let prompts = Prompts::new(ppo, seed).map_err(|(_, failure)| failure)?;
     let steps = ppo.steps_within(runner.plan.limit);
 

@@ -11,7 +11,6 @@ mod questions;
 mod sources;
 
 use crate::config::{Config, Export, Pretrain, Recipe, ScheduleShape, TrainingPrecision};
-use crate::error::{Exit, Failure};
 use crate::lm::Precision;
 use crate::plan::Stage;
 use crate::run::events::{Event, Progress, TrainingProgress};
@@ -84,7 +83,10 @@ pub fn run(runner: &Runner, stage: &Stage, pretrain: &Pretrain) -> anyhow::Resul
         z_loss: pretrain.z_loss as f32,
     };
     let estimate = MemoryEstimate::new(&config, options, pretrain.batch.micro_tokens(pretrain.context));
-    check_memory(&estimate, memory::available())?;
+    let model = estimate.total() - estimate.activations;
+    let parts = [("weights, gradients and moments", model), ("activations", estimate.activations)];
+    let hint = "lower `pretrain.batch.micro-tokens`, or set `pretrain.recompute = true`";
+    memory::check(stage.work.name(), parts, hint, memory::available())?;
     let Some(tokenised) = data.tokenise(runner, &vocabulary)? else { return Ok(None) };
     let seed = pretrain.seed.unwrap_or(runner.plan.seed);
     let divided = tokenised.divide(runner, pretrain, seed)?;
@@ -174,27 +176,6 @@ fn schedule(pretrain: &Pretrain, steps: u64) -> Schedule {
             ScheduleShape::Wsd => Course::Wsd { decay_steps: share(settings.decay) },
         },
     }
-}
-
-/// # Errors
-/// A [`Failure`] with [`Exit::Usage`] if training would not fit.
-fn check_memory(estimate: &MemoryEstimate, available: Option<u64>) -> anyhow::Result<()> {
-    use crate::config::ByteSize;
-    let Some(available) = available.filter(|&available| estimate.total() > available) else { return Ok(()) };
-    let model = estimate.total() - estimate.activations;
-    let message = format!(
-        "`pretrain` would take about {} of memory ({} for weights, gradients and moments, {} for activations), and {} are free",
-        ByteSize(estimate.total()),
-        ByteSize(model),
-        ByteSize(estimate.activations),
-        ByteSize(available)
-    );
-    let hint = if model > available {
-        "choose a smaller model or a larger machine"
-    } else {
-        "lower `pretrain.batch.micro-tokens`, or set `pretrain.recompute = true`"
-    };
-    Err(Failure::new(Exit::Usage, message).hint(hint).into())
 }
 
 /// Writes what stands beside the checkpoints, and lists everything.
@@ -329,26 +310,5 @@ impl Watch for RunWatch<'_> {
 
     fn notice(&self, message: String) {
         self.runner.reporter.notice(format!("{}: {message}", self.stage.folder));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::hint_of;
-
-    #[test]
-    fn what_does_not_fit_is_refused() {
-        let estimate =
-            MemoryEstimate { parameters: 4 << 30, gradients: 4 << 30, moments: 8 << 30, activations: 8 << 30 };
-        assert!(check_memory(&estimate, None).is_ok() && check_memory(&estimate, Some(24 << 30)).is_ok());
-        let error = check_memory(&estimate, Some(20 << 30)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`pretrain` would take about 24.0 GiB of memory (16.0 GiB for weights, gradients and moments, 8.0 GiB for activations), and 20.0 GiB are free"
-        );
-        assert!(hint_of(&error).is_some_and(|hint| hint.contains("micro-tokens")));
-        let error = check_memory(&estimate, Some(10 << 30)).unwrap_err();
-        assert!(hint_of(&error).is_some_and(|hint| hint.contains("smaller model")));
     }
 }

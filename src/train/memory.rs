@@ -3,6 +3,8 @@
 use super::head::{CHUNK, ROWS};
 use super::model::TrainOptions;
 use super::panels::spread;
+use crate::config::ByteSize;
+use crate::error::{Exit, Failure};
 use crate::lm::{ModelConfig, Precision};
 
 /// Bytes by what they are for; an estimate of the most that are held at a time.
@@ -60,6 +62,31 @@ pub fn parameter_count(config: &ModelConfig) -> u64 {
     (config.num_layers * layer + tables * config.vocab_size * hidden + hidden) as u64
 }
 
+/// Whether a stage fits into `available` bytes, if that is known: `parts` are what it takes and for what, the models first, and
+/// `hint` says how to take less for the others.
+///
+/// # Errors
+/// A [`Failure`] with [`Exit::Usage`] if it does not.
+pub fn check<const N: usize>(
+    stage: &str,
+    parts: [(&str, u64); N],
+    hint: &str,
+    available: Option<u64>,
+) -> anyhow::Result<()> {
+    let total = parts.iter().map(|(_, bytes)| bytes).sum();
+    let Some(available) = available.filter(|&available| total > available) else { return Ok(()) };
+    let listed: Vec<String> = parts.iter().map(|(what, bytes)| format!("{} for {what}", ByteSize(*bytes))).collect();
+    let message = format!(
+        "`{stage}` would take about {} of memory ({}), and {} are free",
+        ByteSize(total),
+        listed.join(", "),
+        ByteSize(available)
+    );
+    let models = parts.first().map_or(0, |(_, bytes)| *bytes);
+    let hint = if models > available { "choose a smaller model or a larger machine" } else { hint };
+    Err(Failure::new(Exit::Usage, message).hint(hint).into())
+}
+
 /// Bytes that this process may still take: what the machine has left, or its control group, if that is less.
 pub fn available() -> Option<u64> {
     let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
@@ -76,6 +103,7 @@ pub fn available() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::hint_of;
     use crate::lm::Parameters;
 
     #[test]
@@ -90,6 +118,20 @@ mod tests {
             .unwrap();
             assert_eq!(parameter_count(&config), Parameters::zeros(&config).count() as u64, "{architecture}");
         }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let check = |available| check("ppo", [("weights", 16 << 30), ("rollouts", 8 << 30)], "lower it", available);
+        assert!(check(None).is_ok() && check(Some(24 << 30)).is_ok());
+        let error = check(Some(20 << 30)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`ppo` would take about 24.0 GiB of memory (16.0 GiB for weights, 8.0 GiB for rollouts), and 20.0 GiB are free"
+        );
+        assert_eq!(hint_of(&error), Some("lower it"));
+        let error = check(Some(10 << 30)).unwrap_err();
+        assert!(hint_of(&error).is_some_and(|hint| hint.contains("smaller model")));
     }
 
     #[test]

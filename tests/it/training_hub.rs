@@ -88,3 +88,48 @@ fn priming_runs_from_a_hub() {
         assert!(last < first && 1 < steps, "{arm}: {first} {last} after {steps} steps");
     }
 }
+
+/// The `config.json` of Llama-3.2-3B.
+const LLAMA_3B: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072,
+    "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128,
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "tie_word_embeddings": true, "hidden_act": "silu",
+    "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192, "rope_type": "llama3"}}"#;
+
+#[test]
+fn the_papers_recipe_tells_its_cost_before_its_model_is_here() {
+    let weights = b"never read".repeat(1000);
+    let plan = |config: &str, arguments: &[&str]| {
+        let server = HubServer::start(&[]);
+        let files = [("config.json", config.as_bytes().to_vec()), ("model.safetensors", weights.clone())];
+        server.model("meta-llama/Llama-3.2-3B", &files);
+        let workplace = Workplace::with(include_str!("../../pipelines/four-habits-3b.toml"), &[]);
+        let mut command = workplace.command(&[&["plan", "recipe.toml"], arguments].concat());
+        command.env("HF_ENDPOINT", server.url());
+        Ended::of(&command.output().unwrap())
+    };
+    let planned = plan(LLAMA_3B, &["--json"]).expect(0).json();
+    let stages = planned["stages"].as_array().unwrap();
+    let ppo: Vec<_> = stages.iter().filter_map(|stage| stage.get("reinforcement")).collect();
+    assert_eq!(ppo.len(), 9, "{planned:#}");
+    for ppo in ppo {
+        assert_eq!(ppo["parameters"], 3_212_749_824u64);
+        assert_eq!((ppo["responses"].as_u64(), ppo["response_tokens"].as_u64()), (Some(256_000), Some(262_144_000)));
+        // A rollout, the reference and the critic's values read; critic and actor learn: 18 per weight and token.
+        assert_eq!(ppo["operations"].as_f64(), Some(18.0 * 3_212_749_824.0 * 262_144_000.0));
+        // Policy and critic with gradients and moments, the reference, and the policy packed once more: 16, 16, 4 and 4 bytes a weight.
+        assert!(ppo["memory_bytes"].as_u64().unwrap() > 40 * 3_212_749_824);
+    }
+    let text = plan(LLAMA_3B, &[]).expect(0).stdout;
+    assert!(
+        text.contains(
+            "3,212,749,824 parameters, 250 steps, 256,000 responses, at most 262,144,000 tokens, at most 15.2 EFLOP"
+        ),
+        "{text}"
+    );
+
+    // What cannot be trained is refused as early.
+    let gemma = LLAMA_3B.replace(r#""model_type": "llama""#, r#""model_type": "gemma3_text""#);
+    let said = plan(&gemma, &[]).expect(2).stderr;
+    assert!(said.contains("key `pretrain.from`") && said.contains("cannot be trained"), "{said}");
+}

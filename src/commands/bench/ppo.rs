@@ -12,6 +12,7 @@ use crate::rl::advantage::{AdvantageKind, Discount};
 use crate::rl::kl::{KlController, KlEstimator};
 use crate::rl::lm_policy::{Descent, LmCritic, LmPolicy, LmReference};
 use crate::rl::loss::{Aggregation, Clip};
+use crate::rl::memory::{Needs, PpoMemory};
 use crate::rl::ppo::{KlPenalty, KlPlace, Models, Phase, Ppo, Settings, State, Surroundings};
 use crate::rl::rollout::{Rollout, Truncation};
 use crate::train::adamw::{AdamW, AdamWOptions};
@@ -42,7 +43,9 @@ struct Outcome {
     /// Over all steps.
     cpu_seconds: Option<f64>,
     median_seconds: f64,
+    /// Above what the process had before.
     peak_memory_bytes: Option<u64>,
+    estimated_memory_bytes: u64,
     /// What the matrix kernel reaches on operands in cache, measured in this run.
     peak_flops_per_second: f64,
     /// The time of the phases over all steps. Floating-point operations are those of the products with the weights: 2 per weight
@@ -99,6 +102,7 @@ pub fn run(args: &BenchPpo, json: bool) -> anyhow::Result<Exit> {
     if precision == Precision::Int8 {
         return Err(Failure::new(Exit::Usage, "no model is trained in `int8`").hint("use f32 or bf16").into());
     }
+    let memory_before = process::memory();
     let parameters = Parameters::from_checkpoint(&checkpoint)?;
     let count: u64 = parameters.iter().map(|one| one.values.len() as u64).sum();
     // Rows of the embedding are looked up, and multiplied where the head is tied to them.
@@ -108,6 +112,18 @@ pub fn run(args: &BenchPpo, json: bool) -> anyhow::Result<Exit> {
     let descent = Descent { rate: 1e-6, clip: 1.0, adamw: AdamWOptions::default() };
     let optimizer = |parameters: &Parameters| AdamW::new(parameters, descent.adamw);
     let limits = BatchLimits { sequences: (args.prompts * args.samples) as usize, ..BatchLimits::default() };
+    let estimate = PpoMemory::new(
+        &config,
+        &Needs {
+            options: TrainOptions { precision, ..TrainOptions::default() },
+            micro_tokens: args.micro_tokens as usize,
+            has_critic: true,
+            has_reference: true,
+            rollout: limits,
+            responses: (args.prompts * args.samples) as usize,
+            sequence_tokens: prompt_tokens + response_tokens,
+        },
+    );
     let (head, actor_optimizer, critic_optimizer) =
         (LmCritic::new_head(&config), optimizer(&parameters), optimizer(&parameters));
     let head_optimizer = AdamW::new(&head, descent.adamw);
@@ -164,7 +180,8 @@ pub fn run(args: &BenchPpo, json: bool) -> anyhow::Result<Exit> {
         critic_updates: updates.1,
         cpu_seconds,
         median_seconds: median(&seconds),
-        peak_memory_bytes: process::peak_memory(),
+        peak_memory_bytes: process::peak_memory().zip(memory_before).map(|(peak, before)| peak.saturating_sub(before)),
+        estimated_memory_bytes: estimate.total(),
         peak_flops_per_second: peak,
         phases: breakdown(phases, total, peak),
         seconds,
@@ -227,7 +244,9 @@ impl Outcome {
             writeln!(out, "{:22}{:.3} s", "processor per step", seconds / self.seconds.len() as f64)?;
         }
         if let Some(bytes) = self.peak_memory_bytes {
-            writeln!(out, "{:22}{} MiB", "peak memory", bytes >> 20)?;
+            let (share, estimate) =
+                (bytes as f64 / self.estimated_memory_bytes as f64, self.estimated_memory_bytes >> 20);
+            writeln!(out, "{:22}{} MiB, {share:.2} of the {estimate} MiB estimated", "memory", bytes >> 20)?;
         }
         breakdown::write(&mut out, &self.phases, self.seconds.iter().sum(), self.peak_flops_per_second)?;
         Ok(out)

@@ -191,17 +191,14 @@ impl<'a> Patience<'a> {
                 ),
             )
             .hint("run it again later; what is done is kept. A token in HF_TOKEN raises the hub's limits"),
-            None => Failure::new(
-                exit,
-                format!(
-                    "cannot {} `{}`: {reason}, for {} s and {} attempts",
-                    self.verb,
-                    self.what,
-                    self.budget.as_secs(),
-                    self.attempts
-                ),
-            )
-            .hint("run it again when the host is back; what is done is kept"),
+            None => {
+                let tried = match self.attempts {
+                    1 => String::new(),
+                    attempts => format!(", for {} s and {attempts} attempts", self.budget.as_secs()),
+                };
+                Failure::new(exit, format!("cannot {} `{}`: {reason}{tried}", self.verb, self.what))
+                    .hint("run it again when the host is back; what is done is kept")
+            }
         };
         failure.into()
     }

@@ -21,16 +21,21 @@ const TRACE_TOKENS: u64 = 350;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct TrainingEstimate {
     pub parameters: Option<u64>,
+    /// Whether the vocabulary is made from the data, and parameters, operations and memory may be fewer.
+    pub at_most: bool,
     /// Tokens to train on, all epochs together.
     pub tokens: Option<u64>,
     pub steps: Option<u64>,
+    /// Floating-point operations: 6 per weight and token, 8 if the way back computes activations again. Attention is not counted.
+    pub operations: Option<f64>,
     /// Bytes of memory that it will take.
     pub memory_bytes: Option<u64>,
 }
 
 impl TrainingEstimate {
     pub fn new(plan: &Plan, stage: &Stage, pretrain: &Pretrain) -> Self {
-        let config = config(plan, stage, pretrain);
+        let sizes = trained_sizes(plan, stage, pretrain);
+        let config = sizes.as_ref().map(|sizes| &sizes.config);
         let per_epoch: Option<Vec<(u64, u64)>> = pretrain.data.values().map(|data| size(plan, stage, data)).collect();
         let sum = |of: fn(&(u64, u64)) -> u64| per_epoch.as_ref().map(|sizes| sizes.iter().map(of).sum::<u64>());
         let epochs = pretrain.epochs.unwrap_or(1);
@@ -57,10 +62,14 @@ impl TrainingEstimate {
         };
         let micro_tokens = pretrain.batch.micro_tokens(pretrain.context);
         Self {
-            parameters: config.as_ref().map(parameter_count),
+            parameters: config.map(parameter_count),
+            at_most: sizes.as_ref().is_some_and(|sizes| sizes.at_most),
             tokens,
             steps,
-            memory_bytes: config.map(|config| MemoryEstimate::new(&config, options, micro_tokens).total()),
+            operations: config.zip(tokens).map(|(config, tokens)| {
+                multiplied_weights(config) as f64 * tokens as f64 * if pretrain.recompute { 8.0 } else { 6.0 }
+            }),
+            memory_bytes: config.map(|config| MemoryEstimate::new(config, options, micro_tokens).total()),
         }
     }
 
@@ -71,24 +80,46 @@ impl TrainingEstimate {
     }
 }
 
-/// The model's sizes; those of one on the hub are not known before it is fetched.
-fn config(plan: &Plan, stage: &Stage, pretrain: &Pretrain) -> Option<ModelConfig> {
+/// Weights that every token is multiplied with: all, but the rows of an embedding that is no head.
+pub(in crate::stages) fn multiplied_weights(config: &ModelConfig) -> u64 {
+    let looked_up = if config.tied_head { 0 } else { config.vocab_size * config.hidden_size };
+    parameter_count(config) - looked_up as u64
+}
+
+/// A model's sizes before it is there.
+pub(in crate::stages) struct Sizes {
+    pub config: ModelConfig,
+    /// Whether its vocabulary will be made from the data, and may come out smaller than here.
+    pub at_most: bool,
+}
+
+/// The sizes of a model that a recipe names: of one on the hub from its `config.json`, which the plan has.
+pub(in crate::stages) fn model_sizes(plan: &Plan, from: &str) -> Option<Sizes> {
+    let config = match plan.resources.get(from).and_then(|resource| resource.config.as_ref()) {
+        Some(json) => ModelConfig::from_json(&json.to_string()).ok()?,
+        None => Checkpoint::open(Path::new(from)).ok()?.config().clone(),
+    };
+    Some(Sizes { config, at_most: false })
+}
+
+/// The sizes of the model that a stage trains.
+pub(in crate::stages) fn trained_sizes(plan: &Plan, stage: &Stage, pretrain: &Pretrain) -> Option<Sizes> {
     if pretrain.from.as_deref() == Some(super::BASE) {
         let mut upstream = stage.reads.iter().filter_map(|&index| plan.stages.get(index));
         return upstream.find_map(|stage| match &stage.work {
-            Work::Base(base) => config(plan, stage, base),
+            Work::Base(base) => trained_sizes(plan, stage, base),
             _ => None,
         });
     }
     if let Some(from) = &pretrain.from {
-        return Checkpoint::open(Path::new(from)).ok().map(|checkpoint| checkpoint.config().clone());
+        return model_sizes(plan, from);
     }
     let model = pretrain.model.as_ref()?;
-    let vocabulary = match model.tokenizer.as_str() {
-        "bpe" | "words" => model.vocabulary,
-        path => Vocabulary::of_file(Path::new(path)).ok()?.tokenizer().vocab_size(),
+    let (vocabulary, at_most) = match model.tokenizer.as_str() {
+        "bpe" | "words" => (model.vocabulary, true),
+        path => (Vocabulary::of_file(Path::new(path)).ok()?.tokenizer().vocab_size(), false),
     };
-    new_config(model, pretrain.context, vocabulary, Vec::new()).ok()
+    Some(Sizes { config: new_config(model, pretrain.context, vocabulary, Vec::new()).ok()?, at_most })
 }
 
 /// Documents and tokens of one source.
