@@ -267,7 +267,7 @@ pub fn curves(name: &str, title: &str, x_axis: &str, y_axis: &str, curves: &[Cur
         let last = points.last().map_or("–".to_owned(), |point| format!("{:.3}", point.1));
         let first = points.first().map_or("–".to_owned(), |point| format!("{:.3}", point.1));
         let _ = write!(body, "<path fill=\"none\" stroke-width=\"1.5\" {look} d=\"M{LEFT} {:.1}h22\"/>", legend - 4.0);
-        text(&mut body, LEFT + 28.0, legend, "", &shortened(&curve.label, 34));
+        text(&mut body, LEFT + 28.0, legend, "", &abridged(&curve.label, 31));
         text(&mut body, WIDTH, legend, "end", &format!("{first} → {last}"));
         let interval = band.last().map_or(String::new(), |(_, low, high)| format!(" ({low:.3} to {high:.3})"));
         words.push(format!("{}: from {first} to {last}{interval}", curve.label));
@@ -294,6 +294,17 @@ fn shortened(label: &str, chars: usize) -> String {
         return label.to_owned();
     }
     label.chars().take(chars - 1).collect::<String>() + "…"
+}
+
+/// At most `chars` characters, of both ends: what tells curves apart often stands last.
+fn abridged(label: &str, chars: usize) -> String {
+    let count = label.chars().count();
+    if count <= chars {
+        return label.to_owned();
+    }
+    let tail = chars / 3;
+    let head = label.chars().take(chars - 1 - tail);
+    head.chain(['…']).chain(label.chars().skip(count - tail)).collect()
 }
 
 /// A count in five characters: `950`, `1.2k`, `12k`, `3.4M`.
@@ -330,6 +341,15 @@ mod tests {
 
     fn bar(label: &str, share: f64) -> Bar {
         Bar { label: label.into(), share, value: format!("{:.0} %", 100.0 * share) }
+    }
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        let check = |label: &str, expect: &str| assert_eq!(abridged(label, 10), expect);
+        check("all", "all");
+        check("0123456789", "0123456789");
+        check("seed · empty, training", "seed ·…ing");
+        check("äöü äöü äöü äöü", "äöü äö…äöü");
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Report {
         if success.len() < 2 {
             return Vec::new();
         }
-        let title = "Held-out puzzles solved at one try (pass@1), with 95 % intervals over puzzles";
+        let title = "Held-out problems solved at one try (pass@1), with 95 % intervals over problems";
         let mut charts = vec![reinforcement::success("compared-success", title, &success)];
         charts.extend(Behavior::ALL.map(|behavior| {
             let found: Vec<(String, Vec<(u64, f64)>)> = match &lines {

@@ -48,7 +48,7 @@ pub(super) struct ReinforcedView<'r> {
 
 impl<'r> ReinforcedView<'r> {
     pub(super) fn new(found: &'r ReinforcedFindings, name: &dyn Fn(&str) -> String) -> Self {
-        let title = "Held-out puzzles solved at one try (pass@1)";
+        let title = "Held-out problems solved at one try (pass@1)";
         let health = |picture: &str, title: &str, unit: &str, figures: &[reinforcement::Figure]| {
             reinforcement::health(&name(picture), title, unit, found, figures)
         };

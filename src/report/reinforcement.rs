@@ -253,7 +253,7 @@ pub(super) fn success(name: &str, title: &str, variants: &[(String, Success)]) -
         band: looks.iter().map(|&(step, _, low, high)| (step as f64, low, high)).collect(),
         ..curve(variant, hue, looks.iter().map(|&(step, mean, ..)| (step, mean)))
     });
-    curves(name, title, "steps", "share of puzzles", &all.collect::<Vec<_>>())
+    curves(name, title, "steps", "share of problems", &all.collect::<Vec<_>>())
 }
 
 /// One behavior's instances per response by step, one curve per variant.
@@ -294,7 +294,7 @@ pub(super) fn behaviors(name: &str, one: &ReinforcedFindings) -> Chart {
     let all = Behavior::ALL.map(|behavior| {
         curve(&behavior.name().replace('_', " "), behavior.index(), one.behavior(behavior).into_iter())
     });
-    curves(name, "Behaviors in responses to held-out puzzles", "steps", "instances per response", &all)
+    curves(name, "Behaviors in responses to held-out problems", "steps", "instances per response", &all)
 }
 
 /// A figure of learning: what it is called, and where it stands.
