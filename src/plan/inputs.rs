@@ -424,7 +424,9 @@ fn hub_config(files: &[PinnedFile], hub: &Hub) -> anyhow::Result<Option<serde_js
         _ => None,
     });
     let Some(file) = found else { return Ok(None) };
-    let bytes = hub.read_range(file, 0..file.size)?;
+    // Whole and into the cache: the run needs it as well, and not every host serves ranges of small files.
+    let path = hub.fetch(file, Path::new("."), &|_| {})?;
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let config = serde_json::from_slice(&bytes)
         .map_err(|error| Failure::new(Exit::Usage, format!("`{}` is not JSON: {error}", file.label())))?;
     Ok(Some(config))
