@@ -54,9 +54,13 @@ impl Memory {
     /// None where the system does not say.
     pub fn read() -> Option<Self> {
         let machine = Self::parse(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
-        let number =
-            |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<u64>().ok();
-        Some(machine.within(number("memory.max"), number("memory.current")))
+        let group = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).unwrap_or_default();
+        Some(machine.within(&group("memory.max"), &group("memory.current"), &group("memory.stat")))
+    }
+
+    /// What [`Memory::read`] finds available.
+    pub fn available() -> Option<u64> {
+        Some(Self::read()?.available)
     }
 
     /// The file `/proc/meminfo`.
@@ -68,14 +72,17 @@ impl Memory {
         Some(Self { total: field("MemTotal")?, available: field("MemAvailable")? })
     }
 
-    /// The same under a container's limit and use.
-    fn within(self, limit: Option<u64>, used: Option<u64>) -> Self {
-        match limit.filter(|&limit| limit < self.total) {
-            None => self,
-            Some(limit) => {
-                Self { total: limit, available: self.available.min(limit.saturating_sub(used.unwrap_or(0))) }
-            }
-        }
+    /// The same under a container's limit and use, as its control group's files tell. Pages of files that are cached count as
+    /// used there, and are given back when memory is asked for.
+    fn within(self, limit: &str, used: &str, stat: &str) -> Self {
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        let Some(limit) = number(limit).filter(|&limit| limit < self.total) else { return self };
+        let cached = |line: &str| {
+            let (name, bytes) = line.split_once(' ')?;
+            ["active_file", "inactive_file"].contains(&name).then(|| number(bytes))?
+        };
+        let used = number(used).unwrap_or(0).saturating_sub(stat.lines().filter_map(cached).sum());
+        Self { total: limit, available: self.available.min(limit.saturating_sub(used)) }
     }
 }
 
@@ -170,13 +177,16 @@ mod tests {
         let machine = Memory::parse("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:    600 kB\n").unwrap();
         assert_eq!(machine, Memory { total: 1_024_000, available: 614_400 });
         assert_eq!(Memory::parse("MemTotal: 5 pages"), None);
-        let check = |limit, used, total, available| {
-            assert_eq!(machine.within(limit, used), Memory { total, available }, "{limit:?} {used:?}");
+        let stat = "anon 70000\nfile 900000\nactive_file 10000\ninactive_file 20000\nactive_anon 5\n";
+        let check = |limit: &str, used: &str, total, available| {
+            assert_eq!(machine.within(limit, used, stat), Memory { total, available }, "{limit} {used}");
         };
-        check(None, Some(7), 1_024_000, 614_400);
-        check(Some(u64::MAX), None, 1_024_000, 614_400);
-        check(Some(500_000), Some(100_000), 500_000, 400_000);
-        check(Some(500_000), Some(900_000), 500_000, 0);
+        check("", "", 1_024_000, 614_400);
+        check("max\n", "7\n", 1_024_000, 614_400);
+        check("18446744073709551615\n", "", 1_024_000, 614_400);
+        check("500000\n", "130000\n", 500_000, 400_000);
+        check("500000\n", "20000\n", 500_000, 500_000);
+        check("500000\n", "900000\n", 500_000, 0);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use super::checkpoint::Checkpoint;
 use crate::error::{Exit, Failure};
+use crate::machine::Memory;
 
 /// Refuses a model whose weights take more memory than is free, before the system ends the process for it.
 ///
 /// # Errors
 /// A [`Failure`] with both figures.
 pub(super) fn check_fits(checkpoint: &Checkpoint, bytes: u64) -> anyhow::Result<()> {
-    let Some(available) = available().filter(|available| *available < bytes) else { return Ok(()) };
+    let Some(available) = Memory::available().filter(|available| *available < bytes) else { return Ok(()) };
     let gigabytes = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     let message = format!(
         "`{}` needs {:.1} GiB of memory for its weights, and {:.1} GiB are available",
@@ -21,13 +22,6 @@ pub(super) fn check_fits(checkpoint: &Checkpoint, bytes: u64) -> anyhow::Result<
             "use a smaller model or a smaller precision, or keep the file's tensors as they are (`weights = \"kept\"`)",
         )
         .into())
-}
-
-/// Bytes that programs can still get without swapping; `None` where the system does not say.
-fn available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 /// Keeps freed memory for the next buffer in place of giving it back to the system. Every layer makes and frees the same

@@ -14,6 +14,7 @@ pub mod verl;
 use crate::config::{Config, Export, KlWhere, Ppo, Recipe, TRAINED, Truncated};
 use crate::countdown::verdict;
 use crate::error::{Exit, Failure};
+use crate::machine::Memory;
 use crate::plan::Stage;
 use crate::rl::advantage::Discount;
 use crate::rl::kl::KlController;
@@ -127,7 +128,7 @@ pub fn run(runner: &Runner, stage: &Stage, ppo: &Ppo) -> anyhow::Result<Option<M
         stage.work.name(),
         parts,
         "lower `ppo.micro-tokens` or `ppo.rollout-sequences`",
-        memory::available(),
+        Memory::available(),
     )?;
     let prompts = Prompts::new(ppo, seed).map_err(|(_, failure)| failure)?;
     let steps = ppo.steps_within(runner.plan.limit);

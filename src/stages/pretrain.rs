@@ -12,6 +12,7 @@ mod sources;
 
 use crate::config::{Config, Export, Pretrain, Recipe, ScheduleShape, TrainingPrecision};
 use crate::lm::Precision;
+use crate::machine::Memory;
 use crate::plan::Stage;
 use crate::run::events::{Event, Progress, TrainingProgress};
 use crate::run::manifest::{Counts, Manifest, Output};
@@ -86,7 +87,7 @@ pub fn run(runner: &Runner, stage: &Stage, pretrain: &Pretrain) -> anyhow::Resul
     let model = estimate.total() - estimate.activations;
     let parts = [("weights, gradients and moments", model), ("activations", estimate.activations)];
     let hint = "lower `pretrain.batch.micro-tokens`, or set `pretrain.recompute = true`";
-    memory::check(stage.work.name(), parts, hint, memory::available())?;
+    memory::check(stage.work.name(), parts, hint, Memory::available())?;
     let Some(tokenised) = data.tokenise(runner, &vocabulary)? else { return Ok(None) };
     let seed = pretrain.seed.unwrap_or(runner.plan.seed);
     let divided = tokenised.divide(runner, pretrain, seed)?;

@@ -87,19 +87,6 @@ pub fn check<const N: usize>(
     Err(Failure::new(Exit::Usage, message).hint(hint).into())
 }
 
-/// Bytes that this process may still take: what the machine has left, or its control group, if that is less.
-pub fn available() -> Option<u64> {
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-    });
-    let group = number("/sys/fs/cgroup/memory.max")
-        .zip(number("/sys/fs/cgroup/memory.current"))
-        .map(|(most, used)| most.saturating_sub(used));
-    [machine, group].into_iter().flatten().min()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
